@@ -1,0 +1,54 @@
+# Every target makes the virtual environment it needs; a machine needs python3 >= 3.11, make and gcc.
+
+PYTHON ?= python3
+JOBS ?= 2
+MUTATE_PATHS ?= tcompile/passes tcompile/lowering tcompile/ir
+MUTATE_SAMPLE ?= 200
+MUTATE_SEED ?= 0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo test check lint bench mutate clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the virtual environment .venv, if it is not there yet
+
+demo: $(STAMP) ## the whole way on a real trained network, in a minute or two
+	@$(BIN)/tcompile demo
+
+test: lint ## style, types, import layers and all tests
+	@$(BIN)/python -m pytest -q -n $(JOBS)
+
+check: ## exactly what continuous integration runs
+	@.ci/run
+
+lint: $(STAMP) ## the part of `test` that reads the code only
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+bench: $(STAMP) ## measure; see benchmarks/
+	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py is not there yet"; fi
+
+mutate: $(STAMP) ## plant faults in passes, lowering and IR; how many do the tests find?
+	@$(BIN)/python -m tests.mutation --paths $(MUTATE_PATHS) --sample $(MUTATE_SAMPLE) --seed $(MUTATE_SEED) --jobs $(JOBS)
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find tcompile hw tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "tcompile needs Python 3.11 or newer, not $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.11 setup"; exit 3; }
+	@echo "Making $(VENV): the packages are a few hundred megabytes, this takes some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	@touch $@

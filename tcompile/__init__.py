@@ -1,0 +1,7 @@
+"""Compiles ONNX networks to FPGA accelerators that multiply nothing."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The intermediate representation: a real-number level and an integer level."""

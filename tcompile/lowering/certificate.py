@@ -1,0 +1,277 @@
+"""The exactness certificate: which steps of the requantizers onnxruntime could place elsewhere, and by how much.
+
+The integers of the accelerator are those of onnxruntime if its floating-point sum stays on the right side of every
+step. Two ways to know:
+
+exact
+    Every term is an integer multiple of one unit and Σ|terms| < 2**24 units: float32 sums without rounding, in any
+    order. The unit comes from the scales as fractions, so that 0.75 counts as 3 quarters.
+bounded
+    The rounding of any summation order is at most ``γ · Σ|terms|`` with ``γ = k·u / (1 - k·u)``, ``u = 2**-24`` and k
+    the roundings that a term can meet. A step is at risk if its chain, started that much below the integer that
+    reaches it (or above the one that does not), gives another code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+
+from tcompile.ir.requantizers import Steps
+from tcompile.lowering.lifted import (
+    AccumulatorStart,
+    CodeStart,
+    GridStart,
+    IntegerKernelStart,
+    KernelStart,
+    Lifted,
+    PairStart,
+    PoolStart,
+    RelaidStart,
+    Start,
+    evaluate,
+)
+from tcompile.lowering.pairs import Pairing
+from tcompile.lowering.steps import direction
+
+__all__ = ["Entry", "Risk", "certify", "certify_pair", "error_bound", "exact_sum"]
+
+LISTED = 20
+UNIT = Fraction(1, 1 << 24)  # half a unit in the last place of 1.0 in float32
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A step that a floating-point sum in another order could miss.
+
+    Parameters
+    ----------
+    layer : str
+        ONNX node of the layer.
+    channel : int
+        Output channel.
+    accumulator : int
+        Integer sum next to the step.
+    codes : (int, int)
+        Code of this integer, and the code on the other side of the step.
+    margin : float
+        Distance from the sum's real value to the step, in the units of the layer's output.
+    bound : float
+        Largest error of the floating-point sum.
+    """
+
+    layer: str
+    channel: int
+    accumulator: int
+    codes: tuple[int, int]
+    margin: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Verdict on one requantizer."""
+
+    layer: str
+    method: str  # exact | bounded | kernel | pairs | assumed
+    steps: int
+    at_risk: int
+    risks: tuple[Risk, ...] = ()
+
+    @property
+    def proved(self) -> bool:
+        """Whether no step is at risk."""
+        return self.at_risk == 0
+
+
+def _odd(scale: float) -> int:
+    """Odd part of a float's numerator: the scale is this integer times a power of two."""
+    numerator = Fraction(scale).numerator
+    return abs(numerator) // (numerator & -numerator) if numerator else 0
+
+
+def exact_sum(start: AccumulatorStart) -> np.ndarray:
+    """Per channel whether float32 sums are exact in every order, with the bias if there is one inside."""
+    x = Fraction(start.x_scale)
+    result = np.zeros(len(start.scale), bool)
+    for c, (scale, size, bias) in enumerate(zip(start.w_scale, start.magnitude, start.bias, strict=True)):
+        unit = _unit(x) * _unit(Fraction(float(scale)))
+        terms = int(size) * _odd(start.x_scale) * _odd(float(scale))
+        offset = Fraction(float(bias)) / unit
+        result[c] = offset.denominator == 1 and terms + abs(offset) < 1 << 24
+    return result
+
+
+def _unit(scale: Fraction) -> Fraction:
+    """Power of two such that the scale is an odd multiple of it."""
+    return scale / _odd(float(scale)) if scale else Fraction(1)
+
+
+def error_bound(start: AccumulatorStart) -> np.ndarray:
+    """Largest error of the linear operation's output per channel, any summation order; float64, rounded up."""
+    roundings = start.terms + 5  # x, w and their product, the bias, the replay's own start; terms - 1 additions
+    gamma = roundings * UNIT / (1 - roundings * UNIT)
+    size = start.magnitude * start.scale + np.abs(start.bias)
+    return np.asarray(size * float(gamma) * (1 + 2.0**-40))
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw(Start):
+    """Floats given as they are."""
+
+    value: str
+
+    def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
+        return {self.value: n.astype(np.float32)}
+
+
+def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
+    """Verdict on a requantizer with one input.
+
+    Parameters
+    ----------
+    lifted : Lifted
+        The chain that the steps were read from.
+    steps : Steps
+        Its exact steps.
+    layer : str
+        ONNX node for reports.
+    """
+    count = sum(len(s) - 1 for s in steps.starts)
+    start = lifted.start
+    if isinstance(start, IntegerKernelStart) or (isinstance(start, KernelStart) and isinstance(start.inner, PairStart)):
+        return Entry(layer, "kernel", count, 0)
+    if isinstance(start, KernelStart):
+        assert isinstance(start.inner, PoolStart)
+        return _pool(start.inner, layer, count)
+    if isinstance(start, PoolStart):
+        return _pool(start, layer, count, lifted, steps)
+    if isinstance(start, RelaidStart):
+        return replace(certify(start.previous, steps, layer)) if not lifted.chain else _relaid(lifted, steps, layer)
+    if isinstance(start, AccumulatorStart):
+        exact = exact_sum(start)
+        if exact.all():
+            return Entry(layer, "exact", count, 0)
+        if direction(lifted) is None:
+            return Entry(layer, "assumed", count, count)
+        return _bounded(lifted, steps, layer, start.feed, np.where(exact, 0.0, error_bound(start)))
+    return Entry(layer, "exact", count, 0)
+
+
+def _relaid(lifted: Lifted, steps: Steps, layer: str) -> Entry:
+    """A chain that goes on behind a layout: at risk if any of its sums is inexact."""
+    inner = lifted.start
+    while isinstance(inner, RelaidStart):
+        inner = inner.previous.start
+    count = sum(len(s) - 1 for s in steps.starts)
+    safe = isinstance(inner, (CodeStart, GridStart, IntegerKernelStart)) or (
+        isinstance(inner, AccumulatorStart) and bool(exact_sum(inner).all())
+    )
+    return Entry(layer, "exact" if safe else "assumed", count, 0 if safe else count)
+
+
+def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None, steps: Steps | None = None) -> Entry:
+    """An average is exact if its sum is; the division that follows rounds one known number."""
+    low, high = int(start.source.lo.min()), int(start.source.hi.max())
+    codes = np.arange(low, high + 1, dtype=np.int64)[:, None]
+    floats = evaluate(start.source, codes).astype(np.float64)
+    terms = prod(start.window)
+    unit = min((_unit(Fraction(v)) for v in floats.ravel() if v), default=Fraction(1))
+    if Fraction(float(np.abs(floats).max())) * terms / unit < 1 << 24:
+        return Entry(layer, "exact", count, 0)
+    if lifted is None or steps is None:
+        return Entry(layer, "assumed", count, count)
+    gamma = float((terms + 3) * UNIT / (1 - (terms + 3) * UNIT))
+    bound = np.full(len(steps.starts), float(np.abs(floats).max()) * gamma)
+    return _bounded(lifted, steps, layer, start.feed, bound)
+
+
+def _bounded(lifted: Lifted, steps: Steps, layer: str, feed: object, bound: np.ndarray) -> Entry:
+    """Start the chain off by the bound on both sides of every step, and see whether its code changes."""
+    assert callable(feed)
+    channels = len(steps.starts)
+    bound = np.broadcast_to(bound, (channels,))
+    rows = max(len(s) - 1 for s in steps.starts)
+    count = sum(len(s) - 1 for s in steps.starts)
+    if not rows:
+        return Entry(layer, "bounded", 0, 0)
+    raw = replace(lifted, start=_Raw(lifted.start.value))
+    reach, live = _padded(steps, rows)
+    risks: list[Risk] = []
+    at_risk = np.zeros(reach.shape, bool)
+    for integers, sign in ((reach, -1.0), (reach - 1, 1.0)):
+        value = np.broadcast_to(next(iter(feed(integers).values())), reach.shape).astype(np.float64)
+        here = np.broadcast_to(evaluate(raw, value), reach.shape).astype(np.int64)
+        moved = _outward(value + sign * bound, sign)
+        there = np.broadcast_to(evaluate(raw, moved), reach.shape).astype(np.int64)
+        crossing = live & (here != there) & (bound > 0)
+        at_risk |= crossing
+        risks += _risks(raw, layer, integers, value, here, there, bound, crossing, sign)
+    risks.sort(key=lambda r: r.margin / r.bound)
+    return Entry(layer, "bounded", count, int(at_risk.sum()), tuple(risks[:LISTED]))
+
+
+def _outward(value: np.ndarray, sign: float) -> np.ndarray:
+    """float32 at or beyond the value in the direction of the sign."""
+    rounded = value.astype(np.float32)
+    short = rounded < value if sign > 0 else rounded > value
+    return np.where(short, np.nextafter(rounded, np.float32(sign * np.inf)), rounded).astype(np.float64)
+
+
+def _padded(steps: Steps, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """First integers of all pieces but the first as a matrix (rows, channels), and which entries are real."""
+    reach = np.zeros((rows, len(steps.starts)), np.int64)
+    live = np.zeros(reach.shape, bool)
+    for c, start in enumerate(steps.starts):
+        reach[:, c] = start[-1]
+        reach[: len(start) - 1, c] = start[1:]
+        live[: len(start) - 1, c] = True
+    return reach, live
+
+
+def _risks(
+    raw: Lifted,
+    layer: str,
+    integers: np.ndarray,
+    value: np.ndarray,
+    here: np.ndarray,
+    there: np.ndarray,
+    bound: np.ndarray,
+    crossing: np.ndarray,
+    sign: float,
+) -> list[Risk]:
+    """The listed steps with their margins, found by bisection over the floats between value and value ± bound."""
+    if not crossing.any():
+        return []
+    near, far = value, value + sign * bound
+    for _ in range(40):
+        middle = (near + far) / 2
+        same = np.broadcast_to(evaluate(raw, middle), here.shape).astype(np.int64) == here
+        near, far = np.where(same, middle, near), np.where(same, far, middle)
+    margin = np.abs(far - value)
+    rows, columns = np.nonzero(crossing)
+    order = np.argsort(margin[rows, columns] / bound[columns], kind="stable")[:LISTED]
+    return [
+        Risk(
+            layer,
+            int(c),
+            int(integers[r, c]),
+            (int(here[r, c]), int(there[r, c])),
+            float(margin[r, c]),
+            float(bound[c]),
+        )
+        for r, c in zip(rows[order], columns[order], strict=True)
+    ]
+
+
+def certify_pair(pair: Pairing, layer: str, ratio: float) -> Entry:
+    """Verdict on a requantizer behind two codes: every pair was run, so only the exceptions are wrong."""
+    count = sum(len(s) - 1 for s in pair.steps.starts)
+    risks = tuple(
+        Risk(layer, 0, pair.factors[0] * a + pair.factors[1] * b, (wanted, got), 0.0, abs(ratio))
+        for a, b, wanted, got in pair.exceptions[:LISTED]
+    )
+    return Entry(layer, "pairs", count, len(pair.exceptions), risks)

@@ -1,0 +1,97 @@
+"""Even grids: what a linear layer needs its input to lie on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tcompile.ir import real as R
+from tcompile.ir.requantizers import Steps
+from tcompile.lowering.lifted import ChainError, CodeStart, GridStart, Lifted, RelaidStart, evaluate
+
+__all__ = ["Grid", "grid_of", "regrid"]
+
+TABLE = 1 << 22
+CODES = 1 << 16
+DIVISORS = range(1, 17)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """value = step · (code - zero), each product rounded to float32."""
+
+    step: float
+    zero: int
+
+
+def grid_of(lifted: Lifted) -> Grid | None:
+    """The grid that a value's integers are on already, if its chain is a dequantizer or nothing."""
+    start = lifted.start
+    if isinstance(start, RelaidStart) and not lifted.chain:
+        return grid_of(start.previous)
+    if isinstance(start, GridStart) and not lifted.chain:
+        return Grid(start.step, 0)
+    if isinstance(start, CodeStart) and len(lifted.chain) == 1:
+        return _dequantizer(lifted, lifted.chain[0])
+    return None
+
+
+def _dequantizer(lifted: Lifted, node: R.RealNode) -> Grid | None:
+    if not isinstance(node, R.DequantizeLinear):
+        return None
+    scale = lifted.graph[node.inputs[1]]
+    zero = lifted.graph[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+    if not isinstance(scale, R.Const) or scale.value.array.size != 1 or not isinstance(zero, R.Const | None):
+        return None
+    if zero is not None and zero.value.array.size != 1:
+        return None
+    return Grid(float(scale.value.array.ravel()[0]), 0 if zero is None else int(zero.value.array.ravel()[0]))
+
+
+def regrid(lifted: Lifted) -> tuple[Steps, float, int | None]:
+    """Put the values of any chain on one even grid through zero, if they lie on one.
+
+    Returns
+    -------
+    (Steps, float, int or None)
+        Code of every integer, the grid's step, the channel axis.
+
+    Raises
+    ------
+    ChainError
+        They do not.
+    """
+    if lifted.span > TABLE:
+        raise ChainError(f"it takes {lifted.span} values")
+    low, high = int(lifted.lo.min()), int(lifted.hi.max())
+    rows = np.arange(low, high + 1, dtype=np.int64)[:, None]
+    values = evaluate(lifted, rows).astype(np.float64)
+    step = _step(np.unique(values))
+    table = np.rint(values / step).astype(np.int64)
+    channels = table.shape[1]
+    highs = np.broadcast_to(lifted.hi, (channels,))
+    lows = np.broadcast_to(lifted.lo, (channels,))
+    starts, codes = [], []
+    for c in range(channels):
+        column = table[lows[c] - low : highs[c] - low + 1, c]
+        change = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
+        starts.append(change + lows[c])
+        codes.append(column[change])
+    return Steps(tuple(starts), tuple(codes), tuple(int(h) for h in highs)), step, lifted.axis
+
+
+def _step(values: np.ndarray) -> float:
+    if not np.isfinite(values).all():
+        raise ChainError("it is not finite")
+    sizes = np.unique(np.abs(values[values != 0]))
+    if not len(sizes):
+        return 1.0
+    if len(sizes) > CODES:
+        raise ChainError(f"it takes {len(sizes)} different values")
+    for divisor in DIVISORS:
+        step = float(np.float32(sizes[0] / divisor))
+        whole = np.rint(sizes / step)
+        if whole.max() < CODES and ((whole * step).astype(np.float32) == sizes).all():
+            return step
+    raise ChainError(f"its {len(sizes)} values do not lie on an even grid")
