@@ -1,7 +1,30 @@
-"""Compiles ONNX networks to FPGA accelerators that multiply nothing."""
+"""Compiles ONNX networks to FPGA accelerators that multiply nothing.
+
+::
+
+    import tcompile
+
+    acc = tcompile.compile("model.onnx")
+    acc.verify(x, y)
+    acc.write("build/")
+"""
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tcompile.accelerator import Accelerator, compile
+
+__all__ = ["Accelerator", "__version__", "compile"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy half of the library when it is first used."""
+    if name in ("Accelerator", "compile"):
+        from tcompile import accelerator
+
+        return getattr(accelerator, name)
+    raise AttributeError(f"module 'tcompile' has no attribute {name!r}")

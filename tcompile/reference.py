@@ -5,7 +5,7 @@ Two references exist (they may differ by one in a few integers):
 ``plain``
     Every node as the file says, ``ORT_DISABLE_ALL``.
 ``fused``
-    onnxruntime's defaults: QDQ groups become integer kernels where it finds them.
+    onnxruntime's defaults: QDQ groups become integer kernels where it finds them (see `unsigned`).
 
 Sessions run on one thread and see one frame at a time, so that a result never depends on the batch.
 """
@@ -25,7 +25,7 @@ import onnxruntime as ort
 
 from tcompile.errors import ModelError, Problem
 
-__all__ = ["Kernel", "Mode", "Session", "kernels", "optimized", "run", "saturates", "version"]
+__all__ = ["Kernel", "Mode", "Session", "Wanted", "Watch", "kernels", "optimized", "run", "saturates", "version"]
 
 Mode = Literal["plain", "fused"]
 
@@ -33,7 +33,7 @@ _LEVEL = {
     "plain": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "fused": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"})
+INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 
 
 def version() -> str:
@@ -84,8 +84,22 @@ class Session:
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one feed per input; returns every output by name."""
-        return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+        """Run one feed per input; returns every output by name.
+
+        Raises
+        ------
+        ModelError
+            onnxruntime fails on these inputs.
+        """
+        return dict(zip(self.outputs, self._run(dict(feeds)), strict=True))
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return list(self._session.run(None, feeds))
+        except Exception as error:  # noqa: BLE001  onnxruntime raises bare exceptions of many types
+            raise ModelError(
+                Problem("reference-failed", f"onnxruntime {version()} fails while it runs the model: {_one_line(error)}")
+            ) from error
 
     def frames(
         self, feeds: Mapping[str, np.ndarray], *, progress: Callable[[int], None] | None = None
@@ -97,7 +111,7 @@ class Session:
         count = len(next(iter(feeds.values())))
         results: list[list[np.ndarray]] = [[] for _ in self.outputs]
         for k in range(count):
-            for column, array in zip(results, self._session.run(None, {n: x[k] for n, x in feeds.items()}), strict=True):
+            for column, array in zip(results, self._run({n: x[k] for n, x in feeds.items()}), strict=True):
                 column.append(array)
             if progress is not None:
                 progress(k + 1)
@@ -111,6 +125,50 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], mode: Mode = "p
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with signed 8-bit activations written as unsigned ones: 128 added to codes and zero points.
+
+    On x86 onnxruntime's defaults do this themselves, but not where a code tensor has several consumers; such layers
+    then mix both types and stay in floating point. Written unsigned from the start, they fuse. Nothing else changes.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    constants = {i.name: i for i in graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    changed: set[str] = {o.name for o in graph.output}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] not in changed:
+            group = [node, *users.get(node.output[0], [])]
+            if all(_signed_pair(n, constants) for n in group):
+                changed.add(node.output[0])
+                for member in group:
+                    member.input[2] = _shifted(graph, constants, member.input[2])
+    kept = [v for v in graph.value_info if v.name not in changed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    return result
+
+
+def _signed_pair(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+    fits = node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in constants
+    return fits and zero is not None and zero.data_type == onnx.TensorProto.INT8
+
+
+def _shifted(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str) -> str:
+    """Name of the zero point plus 128, unsigned; made once."""
+    new = f"{name}__unsigned"
+    if new not in constants:
+        value = onnx.numpy_helper.to_array(constants[name]).astype(np.int64) + 128
+        constants[new] = onnx.numpy_helper.from_array(value.astype(np.uint8), new)
+        graph.initializer.append(constants[new])
+    return new
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -185,9 +243,101 @@ class Kernel:
         return Session(helper.make_model(graph, opset_imports=domains, ir_version=10))
 
 
+ZERO_INPUT = {  # which input of a node holds the zero point of its output
+    "QuantizeLinear": 2,
+    "QLinearConv": 7,
+    "QLinearMatMul": 7,
+    "QLinearAdd": 7,
+    "QGemm": 8,
+    "QLinearAveragePool": 4,
+    "QLinearGlobalAveragePool": 4,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A tensor to watch: the file's tensor, the nodes that make it (last first), whether it holds codes."""
+
+    tensor: str
+    nodes: tuple[str, ...]
+    codes: bool
+    zero: int = 0
+
+
+class Watch:
+    """The reference with inner tensors as further outputs.
+
+    In ``plain`` these are the file's tensors. In ``fused`` they are looked up in the optimized graph by the names of
+    their nodes, and codes that onnxruntime shifted to unsigned are shifted back; what its fusions removed is missing.
+    The optimized graph runs as it is: extra outputs on the file itself would keep onnxruntime from fusing.
+    """
+
+    def __init__(self, model: onnx.ModelProto, mode: Mode, wanted: Sequence[Wanted]) -> None:
+        self.final = tuple(o.name for o in model.graph.output)
+        self._shift: dict[str, tuple[str, int]] = {}
+        base = onnx.ModelProto()
+        base.CopyFrom(model if mode == "plain" else optimized(unsigned(model)))
+        (self._plain if mode == "plain" else self._fused)(base, wanted)
+        self._session = Session(base, "plain")
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Wanted tensors that were found."""
+        return tuple(self._shift)
+
+    def _plain(self, base: onnx.ModelProto, wanted: Sequence[Wanted]) -> None:
+        made = {o for n in base.graph.node for o in n.output}
+        for item in wanted:
+            if item.tensor in made:
+                self._add(base, item.tensor, item.tensor, 0, item.codes)
+
+    def _fused(self, base: onnx.ModelProto, wanted: Sequence[Wanted]) -> None:
+        graph = base.graph
+        constants = {i.name: i for i in graph.initializer}
+        nodes = {n.name: n for n in graph.node if n.name}
+        made = {o for n in graph.node for o in n.output}
+        for item in wanted:
+            if not item.codes:
+                if item.tensor in made:
+                    self._add(base, item.tensor, item.tensor, 0, codes=False)
+                continue
+            node = next((nodes[n] for n in item.nodes if n in nodes and _makes_codes(nodes[n])), None)
+            if node is not None:
+                index = ZERO_INPUT.get(node.op_type, -1)
+                shift = 0
+                if 0 <= index < len(node.input) and node.input[index] in constants:
+                    zero = onnx.numpy_helper.to_array(constants[node.input[index]])
+                    shift = int(zero.ravel()[0]) - item.zero
+                self._add(base, item.tensor, node.output[0], shift, codes=True)
+
+    def _add(self, base: onnx.ModelProto, tensor: str, source: str, shift: int, codes: bool) -> None:
+        """One more output; codes leave as floats, which also holds for packed types."""
+        name = source
+        if codes:
+            name = f"{source}__watched"
+            one = f"{source}__one"
+            base.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+            base.graph.node.append(onnx.helper.make_node("DequantizeLinear", [source, one], [name], name=name))
+        if name not in {o.name for o in base.graph.output}:
+            base.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        self._shift[tensor] = (name, shift)
+
+    def frames(
+        self, feeds: Mapping[str, np.ndarray], progress: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Run frame by frame; returns the file's outputs and the watched tensors, both stacked."""
+        values = self._session.frames(feeds, progress=progress)
+        watched = {t: values[name] - shift if shift else values[name] for t, (name, shift) in self._shift.items()}
+        return {name: values[name] for name in self.final}, watched
+
+
+def _makes_codes(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("QLinear") or node.op_type in ("QuantizeLinear", "QGemm", "Clip", "Where", "Cast")
+
+
 def kernels(model: onnx.ModelProto) -> dict[str, Kernel]:
     """Nodes of the optimized graph by name."""
-    graph = optimized(model).graph
+    graph = optimized(unsigned(model)).graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     return {
         node.name: Kernel(node, {i: constants[i] for i in node.input if i in constants})

@@ -85,7 +85,9 @@ class _Writer:
             case R.Cast():
                 self.add(node, "Cast", inputs, out, to=element_type(node.type.dtype))
             case R.QuantizeLinear():
-                self.add(node, "QuantizeLinear", inputs, out, axis=node.axis, output_dtype=element_type(node.type.dtype))
+                # With a zero point its type says it all, and onnxruntime's signed-to-unsigned rewrite trips over both.
+                extra = {} if len(inputs) > 2 and inputs[2] else {"output_dtype": element_type(node.type.dtype)}
+                self.add(node, "QuantizeLinear", inputs, out, axis=node.axis, **extra)
             case _:
                 names = [f.name for f in fields(node) if f.name not in COMMON]
                 self.add(node, node.op, inputs, out, **{n: _attribute(getattr(node, n)) for n in names})

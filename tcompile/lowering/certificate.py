@@ -24,6 +24,7 @@ from tcompile.ir.requantizers import Steps
 from tcompile.lowering.lifted import (
     AccumulatorStart,
     CodeStart,
+    ConcatStart,
     GridStart,
     IntegerKernelStart,
     KernelStart,
@@ -35,7 +36,7 @@ from tcompile.lowering.lifted import (
     evaluate,
 )
 from tcompile.lowering.pairs import Pairing
-from tcompile.lowering.steps import direction
+from tcompile.lowering.steps import chain_direction, direction
 
 __all__ = ["Entry", "Risk", "certify", "certify_pair", "error_bound", "exact_sum"]
 
@@ -107,14 +108,14 @@ def exact_sum(start: AccumulatorStart) -> np.ndarray:
 
 def _unit(scale: Fraction) -> Fraction:
     """Power of two such that the scale is an odd multiple of it."""
-    return scale / _odd(float(scale)) if scale else Fraction(1)
+    return abs(scale) / _odd(float(scale)) if scale else Fraction(1)
 
 
 def error_bound(start: AccumulatorStart) -> np.ndarray:
     """Largest error of the linear operation's output per channel, any summation order; float64, rounded up."""
     roundings = start.terms + 5  # x, w and their product, the bias, the replay's own start; terms - 1 additions
     gamma = roundings * UNIT / (1 - roundings * UNIT)
-    size = start.magnitude * start.scale + np.abs(start.bias)
+    size = start.magnitude * np.abs(start.scale) + np.abs(start.bias)
     return np.asarray(size * float(gamma) * (1 + 2.0**-40))
 
 
@@ -157,20 +158,28 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
             return Entry(layer, "exact", count, 0)
         if direction(lifted) is None:
             return Entry(layer, "assumed", count, count)
-        return _bounded(lifted, steps, layer, start.feed, np.where(exact, 0.0, error_bound(start)))
+        return _bounded(lifted, steps, layer, np.where(exact, 0.0, error_bound(start)), np.sign(start.scale))
     return Entry(layer, "exact", count, 0)
 
 
 def _relaid(lifted: Lifted, steps: Steps, layer: str) -> Entry:
     """A chain that goes on behind a layout: at risk if any of its sums is inexact."""
-    inner = lifted.start
-    while isinstance(inner, RelaidStart):
-        inner = inner.previous.start
     count = sum(len(s) - 1 for s in steps.starts)
-    safe = isinstance(inner, (CodeStart, GridStart, IntegerKernelStart)) or (
-        isinstance(inner, AccumulatorStart) and bool(exact_sum(inner).all())
-    )
+    safe = _safe(lifted.start)
     return Entry(layer, "exact" if safe else "assumed", count, 0 if safe else count)
+
+
+def _safe(start: Start) -> bool:
+    """Whether the floats at the head of a chain are a function of the integers, whatever the order of the sums."""
+    if isinstance(start, RelaidStart):
+        return _safe(start.previous.start)
+    if isinstance(start, AccumulatorStart):
+        return bool(exact_sum(start).all())
+    if isinstance(start, PoolStart):
+        return _pool(start, "", 0).method == "exact"
+    if isinstance(start, ConcatStart):
+        return all(_safe(part.start) for part in start.parts)
+    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart))
 
 
 def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None, steps: Steps | None = None) -> Entry:
@@ -182,18 +191,20 @@ def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None
     unit = min((_unit(Fraction(v)) for v in floats.ravel() if v), default=Fraction(1))
     if Fraction(float(np.abs(floats).max())) * terms / unit < 1 << 24:
         return Entry(layer, "exact", count, 0)
-    if lifted is None or steps is None:
+    if lifted is None or steps is None or chain_direction(lifted) is None:
         return Entry(layer, "assumed", count, count)
     gamma = float((terms + 3) * UNIT / (1 - (terms + 3) * UNIT))
     bound = np.full(len(steps.starts), float(np.abs(floats).max()) * gamma)
-    return _bounded(lifted, steps, layer, start.feed, bound)
+    return _bounded(lifted, steps, layer, bound, np.ones(1))
 
 
-def _bounded(lifted: Lifted, steps: Steps, layer: str, feed: object, bound: np.ndarray) -> Entry:
-    """Start the chain off by the bound on both sides of every step, and see whether its code changes."""
-    assert callable(feed)
+def _bounded(lifted: Lifted, steps: Steps, layer: str, bound: np.ndarray, slope: np.ndarray) -> Entry:
+    """Start the chain off by the bound on both sides of every step, and see whether its value changes.
+
+    `slope` is the sign, per channel, with which the chain's start follows the integers.
+    """
     channels = len(steps.starts)
-    bound = np.broadcast_to(bound, (channels,))
+    bound, slope = np.broadcast_to(bound, (channels,)), np.broadcast_to(slope, (channels,))
     rows = max(len(s) - 1 for s in steps.starts)
     count = sum(len(s) - 1 for s in steps.starts)
     if not rows:
@@ -202,23 +213,24 @@ def _bounded(lifted: Lifted, steps: Steps, layer: str, feed: object, bound: np.n
     reach, live = _padded(steps, rows)
     risks: list[Risk] = []
     at_risk = np.zeros(reach.shape, bool)
-    for integers, sign in ((reach, -1.0), (reach - 1, 1.0)):
-        value = np.broadcast_to(next(iter(feed(integers).values())), reach.shape).astype(np.float64)
-        here = np.broadcast_to(evaluate(raw, value), reach.shape).astype(np.int64)
-        moved = _outward(value + sign * bound, sign)
-        there = np.broadcast_to(evaluate(raw, moved), reach.shape).astype(np.int64)
+    for integers, beyond in ((reach, reach - 1), (reach - 1, reach)):
+        towards = slope * (beyond - integers)
+        value = np.broadcast_to(next(iter(lifted.start.feed(integers).values())), reach.shape).astype(np.float64)
+        here = np.broadcast_to(evaluate(raw, value), reach.shape)
+        there = np.broadcast_to(evaluate(raw, _outward(value + towards * bound, towards)), reach.shape)
         crossing = live & (here != there) & (bound > 0)
         at_risk |= crossing
-        risks += _risks(raw, layer, integers, value, here, there, bound, crossing, sign)
+        risks += _risks(raw, layer, steps, (integers, beyond), value, here, towards * bound, crossing)
     risks.sort(key=lambda r: r.margin / r.bound)
     return Entry(layer, "bounded", count, int(at_risk.sum()), tuple(risks[:LISTED]))
 
 
-def _outward(value: np.ndarray, sign: float) -> np.ndarray:
+def _outward(value: np.ndarray, sign: np.ndarray) -> np.ndarray:
     """float32 at or beyond the value in the direction of the sign."""
     rounded = value.astype(np.float32)
-    short = rounded < value if sign > 0 else rounded > value
-    return np.where(short, np.nextafter(rounded, np.float32(sign * np.inf)), rounded).astype(np.float64)
+    short = np.where(sign > 0, rounded < value, rounded > value)
+    end = np.where(sign > 0, np.float32(np.inf), np.float32(-np.inf))
+    return np.where(short, np.nextafter(rounded, end), rounded).astype(np.float64)
 
 
 def _padded(steps: Steps, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,43 +247,54 @@ def _padded(steps: Steps, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def _risks(
     raw: Lifted,
     layer: str,
-    integers: np.ndarray,
+    steps: Steps,
+    integers: tuple[np.ndarray, np.ndarray],
     value: np.ndarray,
     here: np.ndarray,
-    there: np.ndarray,
-    bound: np.ndarray,
+    reach: np.ndarray,
     crossing: np.ndarray,
-    sign: float,
 ) -> list[Risk]:
-    """The listed steps with their margins, found by bisection over the floats between value and value ± bound."""
+    """The listed steps with their margins, found by bisection over the floats between value and value + reach.
+
+    `integers` are those on this side of each step and on the other.
+    """
     if not crossing.any():
         return []
-    near, far = value, value + sign * bound
+    near, far = value, value + reach
     for _ in range(40):
         middle = (near + far) / 2
-        same = np.broadcast_to(evaluate(raw, middle), here.shape).astype(np.int64) == here
+        same = np.broadcast_to(evaluate(raw, middle), here.shape) == here
         near, far = np.where(same, middle, near), np.where(same, far, middle)
-    margin = np.abs(far - value)
+    margin, bound = np.abs(far - value), np.abs(reach)
     rows, columns = np.nonzero(crossing)
-    order = np.argsort(margin[rows, columns] / bound[columns], kind="stable")[:LISTED]
+    order = np.argsort(margin[rows, columns] / bound[rows, columns], kind="stable")[:LISTED]
     return [
         Risk(
             layer,
             int(c),
-            int(integers[r, c]),
-            (int(here[r, c]), int(there[r, c])),
+            int(integers[0][r, c]),
+            (_code(steps, int(c), int(integers[0][r, c])), _code(steps, int(c), int(integers[1][r, c]))),
             float(margin[r, c]),
-            float(bound[c]),
+            float(bound[r, c]),
         )
         for r, c in zip(rows[order], columns[order], strict=True)
     ]
 
 
+def _code(steps: Steps, channel: int, integer: int) -> int:
+    return int(steps.values[channel][np.searchsorted(steps.starts[channel], integer, side="right") - 1])
+
+
 def certify_pair(pair: Pairing, layer: str, ratio: float) -> Entry:
-    """Verdict on a requantizer behind two codes: every pair was run, so only the exceptions are wrong."""
+    """Verdict on a requantizer behind two codes: every pair was run, so only the exceptions are wrong.
+
+    That holds if what the two codes stand for is known; sums that round are not.
+    """
     count = sum(len(s) - 1 for s in pair.steps.starts)
     risks = tuple(
         Risk(layer, 0, pair.factors[0] * a + pair.factors[1] * b, (wanted, got), 0.0, abs(ratio))
         for a, b, wanted, got in pair.exceptions[:LISTED]
     )
+    if not (_safe(pair.start.left.start) and _safe(pair.start.right.start)):
+        return Entry(layer, "assumed", count, max(count, len(pair.exceptions)), risks)
     return Entry(layer, "pairs", count, len(pair.exceptions), risks)

@@ -46,7 +46,10 @@ def _dequantizer(lifted: Lifted, node: R.RealNode) -> Grid | None:
         return None
     if zero is not None and zero.value.array.size != 1:
         return None
-    return Grid(float(scale.value.array.ravel()[0]), 0 if zero is None else int(zero.value.array.ravel()[0]))
+    step = float(scale.value.array.ravel()[0])
+    if step <= 0:
+        return None  # larger codes would not be larger values
+    return Grid(step, 0 if zero is None else int(zero.value.array.ravel()[0]))
 
 
 def regrid(lifted: Lifted) -> tuple[Steps, float, int | None]:

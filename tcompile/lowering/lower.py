@@ -89,6 +89,12 @@ class Lowered:
         Real-level values to what became of their operation.
     probes : mapping of str to Lifted
         Integer values that can be compared with the reference inside the network.
+    heads : mapping of str to tuple of str
+        Code tensors to the ONNX node of the layer they come from.
+    zeros : mapping of str to int
+        Zero points of code tensors.
+    notes : tuple of str
+        Things to tell the user.
     """
 
     graph: Graph
@@ -97,6 +103,8 @@ class Lowered:
     certificate: tuple[Entry, ...]
     placements: Mapping[str, Placement]
     probes: Mapping[str, Lifted]
+    heads: Mapping[str, tuple[str, ...]]
+    zeros: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
 
@@ -141,6 +149,8 @@ class _Lowering:
     entries: list[Entry] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
     probes: dict[str, Lifted] = field(default_factory=dict)
+    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    zeros: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     barriers: dict[str, str] = field(default_factory=dict)  # value computed after -> why it left the accelerator
     notes: list[str] = field(default_factory=list)
@@ -167,6 +177,8 @@ class _Lowering:
             tuple(self.entries),
             self.placements,
             {k: v for k, v in self.probes.items() if k in graph.by_name},
+            self.heads,
+            self.zeros,
             tuple(self.notes),
         )
 
@@ -304,6 +316,9 @@ class _Lowering:
             shape = self.graph[value].type.shape
             self._emit(I.Input(name=name, type=IntType(shape, lo, hi), origin=self.graph[value].origin))
             self.inputs[name] = value
+            quantizer = self.graph[value]
+            if isinstance(quantizer, R.QuantizeLinear):
+                self.zeros[name] = _quantizer(self.graph, quantizer)[1]
             self.codes[value] = self._code_tensor(name, value)
         self._place(node, "accelerator", "codes")
         return self.codes[value].then(node)
@@ -324,8 +339,15 @@ class _Lowering:
         if value not in self.codes:
             lifted = self.states[value]
             assert isinstance(lifted, Lifted)
-            self.codes[value] = lifted if not lifted.chain else self._code_tensor(self._requantize(lifted), value)
+            self.codes[value] = self._requantized(lifted, value) if lifted.chain else lifted
         return self.codes[value]
+
+    def _requantized(self, lifted: Lifted, value: str) -> Lifted:
+        base = self._requantize(lifted)
+        self.heads[base] = (_layer(lifted),)
+        quantizer = next((n for n in lifted.chain if isinstance(n, R.QuantizeLinear)), None)
+        self.zeros[base] = _quantizer(self.graph, quantizer)[1] if quantizer is not None else 0
+        return self._code_tensor(base, value)
 
     def _requantize(self, lifted: Lifted) -> str:
         """Turn a chain that ends in codes into a requantizer; returns its integer value."""

@@ -109,8 +109,15 @@ def _dequantized(graph: Graph, node: R.DequantizeLinear, codes: R.Const) -> tupl
     scale = constant_floats(graph, node.inputs[1])
     values = codes.value.array.astype(np.int64)
     if len(node.inputs) > 2 and node.inputs[2]:
-        values = values - spread(constant_floats(graph, node.inputs[2]).astype(np.int64))
+        values = values - spread(_zero_points(graph, node.inputs[2]))
     return values, spread(scale.astype(np.float64)), int("".join(c for c in codes.type.dtype if c.isdigit()))
+
+
+def _zero_points(graph: Graph, name: str) -> np.ndarray:
+    """Zero points; onnxruntime hands out no packed tensors, so that a constant is not asked for."""
+    node = graph[name]
+    array = node.value.array if isinstance(node, R.Const) else constant_floats(graph, name)
+    return array.astype(np.int64)
 
 
 def _numeric(weight: np.ndarray) -> Weights:

@@ -19,6 +19,7 @@ LARGEST = 1 << 12  # denominators tried
 class Pairing:
     """y = steps(factors[0]·q1 + factors[1]·q2), but for `exceptions` pairs (q1, q2, wanted, got)."""
 
+    start: PairStart
     factors: tuple[int, int]
     steps: Steps
     exceptions: tuple[tuple[int, int, int, int], ...]
@@ -44,7 +45,7 @@ def pairing(lifted: Lifted, start: PairStart, ratio: Fraction) -> Pairing:
     table = evaluate(lifted, n).astype(np.int64)
     best: Pairing | None = None
     for a, b in _factors(ratio):
-        found = _fit(a, b, q1, q2, table)
+        found = _fit(start, a, b, q1, q2, table)
         if best is None or len(found.exceptions) < len(best.exceptions):
             best = found
         if not best.exceptions:
@@ -68,27 +69,38 @@ def _factors(ratio: Fraction) -> list[tuple[int, int]]:
         b = 1 << k
         result.append((max(1, round(abs(ratio) * b)), sign * b))
     inverse = 1 / abs(ratio)
-    result += [(1 << k, sign * max(1, round(inverse * (1 << k)))) for k in range(0, 13)]
+    result += [(1 << k, sign * max(1, round(inverse * (1 << k)))) for k in range(13)]
     unique = dict.fromkeys(result)
     return sorted(unique, key=lambda f: (signed_digits(f[0]) + signed_digits(f[1]), abs(f[0]) + abs(f[1])))
 
 
-def _fit(a: int, b: int, q1: np.ndarray, q2: np.ndarray, table: np.ndarray) -> Pairing:
-    """Best rising (or falling) step function of a·q1 + b·q2, channel by channel."""
+def _fit(start: PairStart, a: int, b: int, q1: np.ndarray, q2: np.ndarray, table: np.ndarray) -> Pairing:
+    """Best step function of a·q1 + b·q2, channel by channel."""
     v = a * q1 + b * q2
     order = np.argsort(v, kind="stable")
     points, first = np.unique(v[order], return_index=True)
     starts, values, wrong = [], [], []
     for column in table.T:
-        y = column[order]
-        threshold, value = _thresholds(points, first, y)
+        threshold, value = _column(points, first, column[order])
         starts.append(threshold)
         values.append(value)
         got = value[np.searchsorted(threshold, v, side="right") - 1]
         bad = np.flatnonzero(got != column)
         wrong += [(int(q1[k]), int(q2[k]), int(column[k]), int(got[k])) for k in bad]
     steps = Steps(tuple(starts), tuple(values), (int(points[-1]),) * len(starts))
-    return Pairing((a, b), steps, tuple(wrong))
+    return Pairing(start, (a, b), steps, tuple(wrong))
+
+
+def _column(points: np.ndarray, first: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of one channel: any function where each point has one value, else the best rising or falling one."""
+    lowest, highest = np.minimum.reduceat(y, first), np.maximum.reduceat(y, first)
+    if (lowest == highest).all():
+        change = np.flatnonzero(np.diff(lowest, prepend=lowest[0] - 1))
+        return points[change], lowest[change]
+    if y[-1] >= y[0]:
+        return _thresholds(points, first, y)
+    starts, values = _thresholds(points, first, -y)
+    return starts, -values
 
 
 def _thresholds(points: np.ndarray, first: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,12 @@ numbers), which is a proof and not a guess. Other chains over such a range are r
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tcompile.ir import real as R
+from tcompile.ir.graph import TensorType
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.lifted import (
     AccumulatorStart,
@@ -23,11 +26,12 @@ from tcompile.lowering.lifted import (
     evaluate,
 )
 
-__all__ = ["direction", "steps_of"]
+__all__ = ["chain_direction", "direction", "steps_of"]
 
 TABLE = 1 << 22  # integers per channel that are always tabulated
 TOTAL = 1 << 25  # integers of all channels that are tabulated where bisection would do
-RISING = (R.Relu, R.Clip, R.Floor, R.Ceil, R.Round, R.QuantizeLinear, R.DequantizeLinear, R.Cast, R.Min, R.Max)
+WHOLE = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+RISING = (R.Relu, R.Clip, R.Floor, R.Ceil, R.Round, R.Min, R.Max)
 
 
 def direction(lifted: Lifted) -> np.ndarray | None:
@@ -35,27 +39,41 @@ def direction(lifted: Lifted) -> np.ndarray | None:
     start = lifted.start
     if isinstance(start, RelaidStart):
         sign = direction(start.previous)
-    elif isinstance(start, (CodeStart, GridStart, IntegerKernelStart, AccumulatorStart)):
+    elif isinstance(start, AccumulatorStart):
+        sign = _signs(start.scale)
+    elif isinstance(start, IntegerKernelStart):
+        sign = _signs(start.accumulator.scale)
+    elif isinstance(start, (CodeStart, GridStart)):
         sign = np.ones(1, np.int64)
     else:
         return None
-    known = {start.value}
+    slope = chain_direction(lifted)
+    return None if sign is None or slope is None else sign * slope
+
+
+def chain_direction(lifted: Lifted) -> np.ndarray | None:
+    """As `direction`, but of the chain alone, whatever its start is."""
+    sign = np.ones(1, np.int64)
+    known = lifted.start.value
+    unknown = {known, *(node.name for node in lifted.chain)}
     for node in lifted.chain:
-        if sign is None or sum(i in known for i in node.uses) != 1:
-            return None
-        factor = _sign(lifted, node, known)
+        if [i for i in node.uses if i in unknown] != [known]:
+            return None  # two branches meet
+        factor = _sign(lifted, node, {known})
         if factor is None:
             return None
         sign = sign * factor
-        known = {node.name}
+        known = node.name
     return sign
 
 
 def _sign(lifted: Lifted, node: R.RealNode, known: set[str]) -> np.ndarray | None:
     one = np.ones(1, np.int64)
+    if node.type.is_integer and isinstance(node, (R.Add, R.Sub, R.Mul, R.Div, R.Neg)):
+        return None  # integers wrap around
     if isinstance(node, (R.QuantizeLinear, R.DequantizeLinear)):
         return one if (_constant(lifted, node.inputs[1]) > 0).all() else None
-    if isinstance(node, RISING) or isinstance(node, R.Add):
+    if isinstance(node, (*RISING, R.Add)):
         return one
     if isinstance(node, R.Sub):
         return one if node.inputs[0] in known else -one
@@ -70,7 +88,28 @@ def _sign(lifted: Lifted, node: R.RealNode, known: set[str]) -> np.ndarray | Non
         return one if node.alpha >= 0 else None
     if isinstance(node, R.Neg):
         return -one
+    if isinstance(node, R.Cast):
+        return one if _fits(lifted, node) else None
     return None
+
+
+def _fits(lifted: Lifted, cast: R.Cast) -> bool:
+    """Whether the values before a Cast are within the range of its type: beyond, they would wrap around."""
+    dtype = cast.type.dtype
+    if dtype in ("float32", "float64"):
+        return True
+    if dtype == "bool":
+        return False
+    info = np.iinfo(dtype)
+    node = lifted.graph[cast.inputs[0]]
+    while isinstance(node, (R.Floor, R.Ceil, R.Round, R.Relu)):
+        node = lifted.graph[node.inputs[0]]
+    if not isinstance(node, R.Clip) or len(node.inputs) != 3 or not all(node.inputs):
+        kind = node.type
+        inner = np.iinfo(kind.dtype) if isinstance(kind, TensorType) and kind.dtype in WHOLE else None
+        return inner is not None and info.min <= inner.min and inner.max <= info.max
+    low, high = (float(_constant(lifted, i).item()) for i in node.inputs[1:])
+    return info.min <= low <= high <= info.max
 
 
 def _constant(lifted: Lifted, name: str) -> np.ndarray:
@@ -115,9 +154,8 @@ def steps_of(lifted: Lifted) -> Steps:
 
 
 def _not_monotone(lifted: Lifted) -> str:
-    for count in range(len(lifted.chain)):
-        node = lifted.chain[count]
-        if not isinstance(node, (*RISING, R.Add, R.Sub, R.Mul, R.Div, R.BatchNormalization, R.LeakyRelu, R.Neg)):
+    for count, node in enumerate(lifted.chain):
+        if chain_direction(replace(lifted, chain=lifted.chain[: count + 1])) is None:
             return node.op
     return "the chain"
 

@@ -1,0 +1,128 @@
+"""The Python interface: compile a file, verify it, write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tcompile.errors import Problem, UsageError
+from tcompile.options import BuildOptions
+from tcompile.pipeline import Compiled, compile_file, read_npz
+from tcompile.report import with_verification
+from tcompile.verify import Verification, frames_of, input_types, labels_of, random_inputs, verify
+
+__all__ = ["Accelerator", "build_options", "compile"]
+
+
+class Accelerator:
+    """A compiled network.
+
+    Attributes
+    ----------
+    report : dict
+        The content of ``report.json``.
+    """
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+        self.report: dict[str, Any] = dict(compiled.report)
+
+    def verify(
+        self,
+        x: np.ndarray | Mapping[str, np.ndarray] | None = None,
+        y: np.ndarray | None = None,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+    ) -> Verification:
+        """Compare every output integer with onnxruntime.
+
+        Parameters
+        ----------
+        x : ndarray (N, ...) or mapping of str to ndarray, optional
+            Frames in the model's own input layout; random ones if left out.
+        y : int array (N,), optional
+            Classes, for accuracy.
+        samples, seed : int
+            Number and seed of random frames.
+
+        Raises
+        ------
+        UsageError
+            The frames do not fit the model.
+        """
+        network = self._compiled.network
+        if x is None:
+            frames = random_inputs(network, samples, seed)
+        else:
+            frames = frames_of(input_types(network), x if isinstance(x, Mapping) else {"x": np.asarray(x)})
+        count = len(next(iter(frames.values())))
+        found = verify(network, frames, labels_of({} if y is None else {"y": np.asarray(y)}, count))
+        self.report = with_verification(self.report, found)
+        return found
+
+    def write(self, directory: str | Path, *, force: bool = False) -> None:
+        """Write the build directory, whole or not at all.
+
+        Raises
+        ------
+        UsageError
+            The directory exists and `force` is not given, or it cannot be written.
+        """
+        from dataclasses import replace
+
+        replace(self._compiled, report=self.report).write(Path(directory), force=force)
+
+
+def build_options(options: Mapping[str, Any]) -> BuildOptions:
+    """Checked options.
+
+    Raises
+    ------
+    UsageError
+        Every option that is unknown or wrong.
+    """
+    try:
+        return BuildOptions(**options)
+    except ValidationError as error:
+        raise UsageError(
+            [
+                Problem("bad-option", f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e.get('input')!r}")
+                for e in error.errors()
+            ]
+        ) from error
+
+
+def compile(  # noqa: A001  the name users expect
+    model: str | Path, *, calib: Mapping[str, np.ndarray] | np.ndarray | str | Path | None = None, **options: Any
+) -> Accelerator:
+    """Compile an ONNX file.
+
+    Parameters
+    ----------
+    model : str or Path
+        ONNX file.
+    calib : ndarray, mapping or path of an .npz file, optional
+        Sample inputs for the ranges of activations.
+    options
+        Fields of `tcompile.options.BuildOptions`, such as ``ternary="sws:2"``.
+
+    Raises
+    ------
+    ModelError
+        The network cannot be compiled; every reason is listed.
+    UsageError
+        An option or a file is wrong.
+    """
+    match calib:
+        case str() | Path():
+            arrays: Mapping[str, np.ndarray] | None = read_npz(Path(calib))
+        case np.ndarray():
+            arrays = {"x": calib}
+        case _:
+            arrays = calib
+    return Accelerator(compile_file(Path(model), build_options(options), arrays))

@@ -1,0 +1,100 @@
+"""What a user can ask for, checked before any work: command line, configuration files and the Python API alike."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["BuildOptions", "VerifyOptions"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BuildOptions(_Options):
+    """Options of ``check`` and ``build``.
+
+    Parameters
+    ----------
+    shape : dict of str to tuple of int
+        Shapes of inputs with dynamic dimensions.
+    from_node, until_node : str or None
+        ONNX nodes that the compiled part begins and ends with.
+    ternary : str or None
+        ``sws[:TERMS]``: weights become ternary, or a sum of TERMS ternary terms.
+    weights : str or None
+        ``csd:N``: weights become integers of at most N signed digits.
+    prune : str or None
+        ``tile:RATIO``: this share of PE x SIMD tiles becomes zero.
+    act_bits : int
+        Bits of activations that nothing quantizes yet.
+    reference : {"auto", "plain", "fused"}
+        Which of onnxruntime's results to reproduce.
+    pe, simd : int
+        Tile size: output channels by input channels.
+    """
+
+    shape: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
+    from_node: str | None = None
+    until_node: str | None = None
+    ternary: str | None = None
+    weights: str | None = None
+    prune: str | None = None
+    act_bits: Annotated[int, Field(ge=1, le=8)] = 8
+    reference: Literal["auto", "plain", "fused"] = "auto"
+    pe: Annotated[int, Field(ge=1, le=1024)] = 8
+    simd: Annotated[int, Field(ge=1, le=4096)] = 8
+
+    @field_validator("ternary")
+    @classmethod
+    def _ternary(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"sws(:[1-4])?", value):
+            raise ValueError("must be sws or sws:TERMS with 1 to 4 terms")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"csd:[1-4]", value):
+            raise ValueError("must be csd:N with 1 to 4 digits")
+        return value
+
+    @field_validator("prune")
+    @classmethod
+    def _prune(cls, value: str | None) -> str | None:
+        match = re.fullmatch(r"tile:(0?\.\d+|0|1|0\.0|1\.0)", value) if value is not None else None
+        if value is not None and (match is None or not 0 <= float(match[1]) < 1):
+            raise ValueError("must be tile:RATIO with 0 <= RATIO < 1")
+        return value
+
+    @property
+    def terms(self) -> int:
+        """Ternary terms per weight."""
+        return int(self.ternary.partition(":")[2] or 1) if self.ternary else 0
+
+    @property
+    def digits(self) -> int:
+        """Signed digits per weight."""
+        return int(self.weights.partition(":")[2]) if self.weights else 0
+
+    @property
+    def ratio(self) -> float:
+        """Share of tiles to prune."""
+        return float(self.prune.partition(":")[2]) if self.prune else 0.0
+
+    @property
+    def compresses(self) -> bool:
+        """Whether weights or activations are to be changed."""
+        return bool(self.ternary or self.weights or self.prune)
+
+
+class VerifyOptions(_Options):
+    """Options of ``verify``."""
+
+    samples: Annotated[int, Field(ge=1)] = 16
+    seed: Annotated[int, Field(ge=0)] = 0
+    simulator: Literal["model"] = "model"
+    reference: Literal["auto", "plain", "fused"] = "auto"

@@ -1,0 +1,318 @@
+"""The order of the stages, and nothing else: file, real numbers, passes, integers, files of a build directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from tcompile import reference
+from tcompile.bundle import Bundle, check_target
+from tcompile.errors import ModelError, Problem, UsageError, printable
+from tcompile.frontend import Loaded, load, normalize
+from tcompile.frontend.export import export
+from tcompile.frontend.importer import import_model
+from tcompile.hosts import Port, host_models, ports
+from tcompile.ir import real as R
+from tcompile.ir.graph import Graph, TensorType
+from tcompile.ir.legality import check as check_legal
+from tcompile.ir.text import dump, parse
+from tcompile.lowering.lower import Lowered, lower
+from tcompile.options import BuildOptions
+from tcompile.passes import (
+    MatchOutputs,
+    Pass,
+    PassRecord,
+    PruneTiles,
+    QuantizeActivations,
+    ReluBeforeMaxPool,
+    SignedDigits,
+    Ternarize,
+    apply,
+)
+from tcompile.reference import Kernel, Mode
+from tcompile.report import Folding, build_report
+from tcompile.report import dump as dump_report
+from tcompile.verify import Network, frames_of
+
+__all__ = ["Compiled", "compile_file", "read_build", "read_npz"]
+
+
+SAMPLES = 256  # calibration frames that are used; more change ranges little
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A network in integers, with all that verification and emission need."""
+
+    loaded: Loaded
+    real: Graph
+    lowered: Lowered
+    network: Network
+    passes: tuple[PassRecord, ...]
+    report: Mapping[str, Any]
+
+    def bundle(self) -> Bundle:
+        """The files of the build directory."""
+        layout = {
+            "inputs": [{"value": n, "tensor": self.real[t].origin.tensor} for n, t in self.lowered.inputs.items()],
+            "outputs": [p.to_json() for p in self.network.outputs],
+            "probes": [p.to_json() for p in self.network.probes],
+            "reference": self.network.mode,
+        }
+        return Bundle(
+            {
+                "report.json": dump_report(dict(self.report)),
+                "network.ir": dump(self.network.graph).encode(),
+                "model.lowered.onnx": _bytes(self.network.reference),
+                "host/host_pre.onnx": _bytes(self.network.pre),
+                "host/host_post.onnx": _bytes(self.network.post),
+                "host/ports.json": (json.dumps(layout, indent=1) + "\n").encode(),
+                "README.md": _readme(self.report).encode(),
+            }
+        )
+
+    def write(self, directory: Path, *, force: bool = False) -> None:
+        """Write the build directory; see `Bundle.write`."""
+        check_target(directory, force=force)
+        self.bundle().write(directory, force=force)
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _readme(report: Mapping[str, Any]) -> str:
+    exact = report["exactness"]
+    return "\n".join(
+        [
+            "# A network in integers",
+            "",
+            f"Built by tcompile {report['tools']['tcompile']}. Reference: onnxruntime, {exact['reference']};"
+            f" equality {exact['verdict']}, {exact['steps_at_risk']} of {exact['steps']} steps at risk.",
+            "",
+            "| file | what |",
+            "|---|---|",
+            "| report.json | passes, certificate, layers, verification |",
+            "| network.ir | the integer network as text |",
+            "| model.lowered.onnx | what onnxruntime runs as the reference |",
+            "| host/host_pre.onnx | from the model's inputs to the accelerator's codes |",
+            "| host/host_post.onnx | from the accelerator's integers to the model's outputs |",
+            "| host/ports.json | which tensor each port carries, scales included |",
+            "",
+            "Next: `tcompile verify DIR --inputs X.npz`",
+            "",
+        ]
+    )
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a data file; objects are never unpickled.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except FileNotFoundError as error:
+        raise UsageError(Problem("no-file", f"the data file {printable(str(path))} does not exist")) from error
+    except (OSError, ValueError, AttributeError, EOFError, KeyError) as error:
+        message = f"{printable(str(path))} must be an .npz file of plain arrays: {' '.join(str(error).split())[:200]}"
+        raise UsageError(Problem("not-npz", message, hint="write it with numpy.savez(path, x=..., y=...)")) from error
+
+
+def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np.ndarray] | None = None) -> Compiled:
+    """Compile an ONNX file to integers.
+
+    Parameters
+    ----------
+    path : Path
+        ONNX file.
+    options : BuildOptions
+        What to do.
+    calibration : mapping of str to ndarray, optional
+        Sample inputs (N, ...) by input name (or ``x``), for the ranges of activations.
+
+    Raises
+    ------
+    ModelError
+        Every reason why the network cannot be compiled.
+    """
+    loaded = load(path, options.shape)
+    real = import_model(loaded.model)
+    check_legal(real)
+    source = loaded.reference
+    real, cut = _cut(real, options)
+    if cut:
+        source = export(real)
+    real, records = _compress(real, options, calibration)
+    if any(r.changed for r in records):
+        source = export(real)
+        real = import_model(normalize(source))
+        check_legal(real)
+    mode, kernels = _mode(source, real, options)
+    lowered = lower(real, mode, kernels)
+    check_legal(lowered.graph)
+    return _compiled(loaded, real, lowered, source, mode, kernels, records, options)
+
+
+def _compiled(
+    loaded: Loaded,
+    real: Graph,
+    lowered: Lowered,
+    source: onnx.ModelProto,
+    mode: Mode,
+    kernels: Mapping[str, Kernel],
+    records: tuple[PassRecord, ...],
+    options: BuildOptions,
+) -> Compiled:
+    hosts = host_models(lowered, real)
+    network = Network(
+        lowered.graph, hosts.pre, hosts.post, source, mode,
+        ports(lowered, real, lowered.outputs), ports(lowered, real, lowered.probes),
+    )  # fmt: skip
+    report = build_report(
+        model={"file": loaded.file, "sha256": loaded.sha256, "format": loaded.format},
+        passes=records,
+        graph=lowered.graph,
+        certificate=lowered.certificate,
+        doubts=_doubts(real, lowered, mode, kernels),
+        mode=mode,
+        folding=Folding(options.pe, options.simd),
+        notes=(*loaded.notes, *lowered.notes),
+    )
+    return Compiled(loaded, real, lowered, network, records, report)
+
+
+def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
+    """The part between two nodes."""
+    if options.until_node is None and options.from_node is None:
+        return real, False
+    by_node = {name: n for n in real for name in n.origin.names}
+    missing = [n for n in (options.from_node, options.until_node) if n is not None and n not in by_node]
+    if missing:
+        raise UsageError(
+            [Problem("unknown-node", f"the model must have a node {printable(n)}, and has none of that name") for n in missing]
+        )
+    nodes = list(real.nodes)
+    if options.from_node is not None:
+        first = by_node[options.from_node]
+        entry = real[first.uses[0]]
+        assert isinstance(entry.type, TensorType)
+        origin = replace(entry.origin, nodes=())
+        put = R.Input(name=entry.name, type=entry.type, origin=origin)
+        nodes = [put if n.name == entry.name else n for n in nodes]
+    outputs = (by_node[options.until_node].name,) if options.until_node is not None else real.outputs
+    graph = real.with_nodes(nodes, outputs)
+    needed = {i for n in graph for i in n.uses} | set(outputs)
+    return replace(graph, nodes=tuple(n for n in graph if n.name in needed)), True
+
+
+def _compress(
+    real: Graph, options: BuildOptions, calibration: Mapping[str, np.ndarray] | None
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    if not options.compresses and calibration is None:
+        return real, ()
+    samples = _samples(real, calibration)
+    passes: list[Pass] = []
+    if options.prune:
+        passes.append(PruneTiles(ratio=options.ratio, pe=options.pe, simd=options.simd))
+    if options.ternary:
+        passes.append(Ternarize(terms=options.terms))
+    elif options.weights:
+        passes.append(SignedDigits(digits=options.digits))
+    if samples and (options.ternary or options.weights):
+        passes.append(MatchOutputs(reference=real, samples=samples))
+    passes += [ReluBeforeMaxPool(), QuantizeActivations(bits=options.act_bits, samples=samples)]
+    return apply(real, passes)
+
+
+def _samples(real: Graph, calibration: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Calibration frames by input tensor, at most `SAMPLES` of them, checked."""
+    if calibration is None:
+        return {}
+    inputs = {n.origin.tensor: n.type for n in real.all(R.Input)}
+    frames = frames_of(inputs, calibration)
+    return {name: x[:SAMPLES] for name, x in frames.items()}
+
+
+def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[Mode, Mapping[str, Kernel]]:
+    """The reference to reproduce: fused where most linear layers become integer kernels, else plain.
+
+    One layer that onnxruntime leaves in floating point costs one layer of proof; the other reference costs all.
+    """
+    kernels = reference.kernels(source)
+    if options.reference == "plain":
+        return "plain", kernels
+    linear = [n.origin.names[-1] for n in real if isinstance(n, R.Linear)]
+    integer = [name for name in linear if name in kernels and kernels[name].integer]
+    fused = options.reference == "fused" or 2 * len(integer) > len(linear)
+    if fused and reference.saturates():
+        raise ModelError(
+            Problem(
+                "saturating-kernels",
+                "onnxruntime's integer kernels on this processor saturate pairs of products (no VNNI), so that their sums are not exact",
+                hint="give --reference plain, or run on another machine",
+            )
+        )
+    return ("fused" if fused else "plain"), kernels
+
+
+def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Kernel]) -> tuple[str, ...]:
+    """In fused mode: operations of float layers that onnxruntime's optimizations replaced or removed."""
+    if mode == "plain":
+        return ()
+    moved = []
+    for node in real:
+        place = lowered.placements.get(node.name)
+        if place is None or place.where != "accelerator" or not isinstance(node, R.RealNode) or not node.origin.nodes:
+            continue
+        kernel = kernels.get(node.origin.names[-1])
+        if isinstance(node, R.Linear) and kernel is not None and not kernel.integer and kernel.op != node.op:
+            moved.append(node.origin.names[-1])
+    return tuple(f"onnxruntime replaces {printable(n)} by another floating-point operation" for n in moved)
+
+
+def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
+    """Read a build directory back.
+
+    Raises
+    ------
+    UsageError
+        It is no build directory, or is damaged or of another version.
+    """
+    name = printable(str(directory))
+    try:
+        report = json.loads((directory / "report.json").read_text())
+        layout = json.loads((directory / "host/ports.json").read_text())
+        if report.get("schema") != 1:
+            raise UsageError(
+                Problem("build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again")
+            )
+        network = Network(
+            parse((directory / "network.ir").read_text()),
+            onnx.load(str(directory / "host/host_pre.onnx")),
+            onnx.load(str(directory / "host/host_post.onnx")),
+            onnx.load(str(directory / "model.lowered.onnx")),
+            layout["reference"],
+            tuple(Port.from_json(p) for p in layout["outputs"]),
+            tuple(Port.from_json(p) for p in layout["probes"]),
+        )
+    except FileNotFoundError as error:
+        message = f"{name} must be a build directory, and has no {printable(Path(str(error.filename)).name)}"
+        raise UsageError(Problem("no-build", message, hint="tcompile build MODEL.onnx -o DIR")) from error
+    except NotADirectoryError as error:
+        raise UsageError(Problem("no-build", f"{name} must be a directory")) from error
+    except (ValueError, KeyError, TypeError, OSError, DecodeError) as error:
+        message = f"{name} is damaged: {' '.join(str(error).split())[:200]}"
+        raise UsageError(Problem("no-build", message, hint="build it again")) from error
+    return network, report

@@ -1,0 +1,332 @@
+"""Runs the accelerator and onnxruntime on the same frames and compares every output integer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+
+from tcompile.errors import Problem, UsageError, printable
+from tcompile.hosts import Port
+from tcompile.ir.graph import Graph, TensorType
+from tcompile.ir.integer import Input
+from tcompile.ir.interpret import interpret
+from tcompile.reference import Mode, Session, Wanted, Watch
+
+__all__ = ["Difference", "Network", "Verification", "frames_of", "input_types", "labels_of", "random_inputs", "verify"]
+
+LOCATED = 64  # frames with differences that are run again to find the layer
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """All that a verification needs; a build directory holds the same."""
+
+    graph: Graph
+    pre: onnx.ModelProto
+    post: onnx.ModelProto
+    reference: onnx.ModelProto
+    mode: Mode
+    outputs: tuple[Port, ...]
+    probes: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where integers differ: a layer, how often, and the first place.
+
+    `position` is the index within a frame; `accelerator` and `reference` are the two integers there.
+    """
+
+    value: str
+    node: str
+    integers: int
+    frames: int
+    frame: int
+    position: tuple[int, ...]
+    accelerator: int
+    reference: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    Parameters
+    ----------
+    samples : int
+        Frames.
+    integers : int
+        Output integers compared.
+    mismatches : int
+        Unequal ones against the chosen reference.
+    differences_other_reference : int or None
+        Unequal ones against the other reference; None if it has no comparable tensor.
+    located, located_other : tuple of Difference
+        Layers in the order of computation that differ on the frames with unequal outputs.
+    identical_outputs : int
+        Frames whose final outputs (behind the host's part) are bit-equal to onnxruntime's on the whole file.
+    accuracy, accuracy_reference, agreement : float or None
+        Shares of frames, where the final output has classes.
+    """
+
+    simulator: str
+    reference: Mode
+    samples: int
+    integers: int
+    mismatches: int
+    identical_outputs: int
+    differences_other_reference: int | None = None
+    located: tuple[Difference, ...] = ()
+    located_other: tuple[Difference, ...] = ()
+    accuracy: float | None = None
+    accuracy_reference: float | None = None
+    agreement: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def random_inputs(network: Network, samples: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Frames whose codes are uniform: real inputs that the host quantizes to random codes.
+
+    Where the host does no more than quantize, inputs are codes times scale; elsewhere they are normal numbers.
+    """
+    generator = np.random.default_rng(seed)
+    shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in network.reference.graph.input}
+    quantizers = {n.input[0]: n for n in network.pre.graph.node if n.op_type == "QuantizeLinear"}
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in network.pre.graph.initializer}
+    result = {}
+    for name, shape in shapes.items():
+        node = quantizers.get(name)
+        low, high = -2.0, 2.0
+        if node is not None:
+            scale = float(constants[node.input[1]].ravel()[0])
+            zero = int(constants[node.input[2]].ravel()[0]) if len(node.input) > 2 and node.input[2] else 0
+            codes = next(iter(network.graph.nodes)).type
+            lo, hi = getattr(codes, "lo", 0), getattr(codes, "hi", 255)
+            low, high = (lo - zero - 0.5) * scale, (hi - zero + 0.5) * scale
+        result[name] = generator.uniform(low, high, (samples, *shape)).astype(np.float32)
+    return result
+
+
+def input_types(network: Network) -> dict[str, TensorType]:
+    """Types of the file's inputs by name."""
+    return {
+        info.name: TensorType(
+            str(onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)),
+            tuple(d.dim_value for d in info.type.tensor_type.shape.dim),
+        )
+        for info in network.reference.graph.input
+    }
+
+
+def frames_of(inputs: Mapping[str, TensorType], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of a data file as frames for every input: (N, *shape), the input's leading 1 put in.
+
+    Raises
+    ------
+    UsageError
+        An input is missing, or has another shape or another type.
+    """
+    problems: list[Problem] = []
+    frames: dict[str, np.ndarray] = {}
+    for name, kind in inputs.items():
+        key = name if name in arrays else "x"
+        if key not in arrays or (key != name and len(inputs) > 1):
+            wanted = printable(name) if len(inputs) > 1 else f"'x' (or {printable(name)})"
+            problems.append(
+                Problem("missing-input", f"the data file must hold {wanted}, not {[printable(a)[1:-1] for a in sorted(arrays)]}")
+            )
+            continue
+        problem = _bad_array(name, arrays[key], kind.shape, np.dtype(kind.dtype))
+        if problem:
+            problems.append(problem)
+        else:
+            array = arrays[key].astype(kind.dtype)
+            frames[name] = array.reshape(len(array), *kind.shape)
+    counts = {len(a) for a in frames.values()}
+    if len(counts) > 1:
+        problems.append(Problem("frame-count", f"all inputs must hold the same number of frames, not {sorted(counts)}"))
+    if problems:
+        raise UsageError(problems)
+    return frames
+
+
+def labels_of(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray | None:
+    """Labels of a data file, if it has any.
+
+    Raises
+    ------
+    UsageError
+        There are not as many labels as frames, or they are not integers.
+    """
+    if "y" not in arrays:
+        return None
+    labels = arrays["y"].reshape(-1)
+    if len(labels) != count or labels.dtype.kind not in "iu":
+        raise UsageError(
+            Problem("labels", f"labels y must be {count} integers, one per frame, not {labels.dtype} of shape {arrays['y'].shape}")
+        )
+    return labels
+
+
+def _bad_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Problem | None:
+    frame = shape[1:] if shape[:1] == (1,) else shape
+    if array.ndim == 0 or array.shape[1:] not in (frame, shape):
+        return Problem("input-shape", f"input {printable(name)} must have shape (N, {', '.join(map(str, frame))}), not {array.shape}")
+    if not len(array):
+        return Problem("no-frames", f"input {printable(name)} must hold at least one frame")
+    if array.dtype.kind not in "fiub" or not np.isfinite(array.astype(np.float64)).all():
+        return Problem("input-values", f"input {printable(name)} must hold finite numbers, not {array.dtype} with NaN or infinities")
+    if array.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
+        return Problem("input-type", f"input {printable(name)} must hold {dtype}, not {array.dtype}")
+    return None
+
+
+def verify(
+    network: Network,
+    frames: Mapping[str, np.ndarray],
+    labels: np.ndarray | None = None,
+    *,
+    other: bool = True,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare the interpreter's integers with onnxruntime's on every frame.
+
+    Parameters
+    ----------
+    network : Network
+        The compiled network.
+    frames : mapping of str to ndarray (N, *shape)
+        Inputs by the file's names.
+    labels : int array (N,), optional
+        Classes, for accuracy.
+    other : bool
+        Whether to run the other reference too.
+    """
+    tell = progress or (lambda what, done, total: None)
+    count = len(next(iter(frames.values())))
+    before = Session(network.pre)
+    made = before.frames({i: frames[i] for i in before.inputs}, progress=lambda k: tell("host", k, count))
+    codes = dict(zip((n.name for n in network.graph if isinstance(n, Input)), made.values(), strict=True))
+    integers = interpret(network.graph, codes, progress=lambda k: tell("accelerator", k, count))
+    wanted = [_wanted(p) for p in network.outputs]
+    watch = Watch(network.reference, network.mode, wanted)
+    final, tensors = watch.frames(frames, progress=lambda k: tell(network.mode, k, count))
+    unequal, compared = _compare(network.outputs, integers, tensors)
+    behind = Session(network.post, network.mode)
+    mine = behind.frames(
+        {name: _port_array(p, integers[p.value]) for name, p in zip(behind.inputs, network.outputs, strict=True)}
+    )
+    theirs = Session(network.reference, network.mode).frames(frames) if network.mode == "fused" else final
+    missing = [p.tensor for p in network.outputs if p.tensor not in watch.tensors]
+    notes = [f"the reference has no tensor {printable(t)} to compare; its final outputs are compared" for t in missing]
+    same = np.array([_frames_equal(mine, theirs, k) for k in range(count)])
+    mismatches = int(sum(u.sum() for u in unequal.values())) + (int((~same).sum()) if missing else 0)
+    located = _locate(network, network.mode, frames, unequal, codes)
+    different, located_other = _other(network, frames, integers, codes) if other else (None, ())
+    return Verification(
+        "model", network.mode, count, compared, mismatches, int(same.sum()), different, located, located_other,
+        **_accuracy(mine, theirs, labels), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _wanted(port: Port) -> Wanted:
+    return Wanted(port.tensor, port.nodes, port.kind == "codes", port.zero)
+
+
+def _port_array(port: Port, values: np.ndarray) -> np.ndarray:
+    if port.kind == "sums":
+        return values.astype(np.int32)
+    bits = int("".join(c for c in port.dtype if c.isdigit()) or "8")
+    dtype = port.dtype if bits >= 8 else ("uint8" if port.dtype.startswith("u") else "int8")
+    return values.astype(dtype)
+
+
+def _compare(
+    ports: tuple[Port, ...], integers: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], int]:
+    """Unequal integers per value as a boolean array, and how many were compared."""
+    unequal, compared = {}, 0
+    for port in ports:
+        if port.tensor in tensors:
+            wanted = port.decode(tensors[port.tensor])
+            unequal[port.value] = integers[port.value] != wanted.reshape(integers[port.value].shape)
+            compared += wanted.size
+    return unequal, compared
+
+
+def _other(
+    network: Network,
+    frames: Mapping[str, np.ndarray],
+    integers: Mapping[str, np.ndarray],
+    codes: Mapping[str, np.ndarray],
+) -> tuple[int | None, tuple[Difference, ...]]:
+    mode: Mode = "plain" if network.mode == "fused" else "fused"
+    watch = Watch(network.reference, mode, [_wanted(p) for p in network.outputs])
+    if not watch.tensors:
+        return None, ()
+    _, tensors = watch.frames(frames)
+    unequal, _ = _compare(network.outputs, integers, tensors)
+    return int(sum(u.sum() for u in unequal.values())), _locate(network, mode, frames, unequal, codes)
+
+
+def _locate(
+    network: Network,
+    mode: Mode,
+    frames: Mapping[str, np.ndarray],
+    unequal: Mapping[str, np.ndarray],
+    codes: Mapping[str, np.ndarray],
+) -> tuple[Difference, ...]:
+    """Run the frames that differ again, watching every layer; first differing layer first."""
+    bad = np.unique(np.concatenate([np.nonzero(u)[0] for u in unequal.values()] or [np.zeros(0, np.int64)]))[:LOCATED]
+    if not len(bad):
+        return ()
+    names = {p.value for p in network.probes}
+    values = interpret(network.graph, {k: v[bad] for k, v in codes.items()}, keep=lambda n: n.name in names)
+    watch = Watch(network.reference, mode, [_wanted(p) for p in network.probes])
+    _, tensors = watch.frames({k: v[bad] for k, v in frames.items()})
+    found = []
+    ports = {p.value: p for p in network.probes}
+    for node in network.graph:
+        port = ports.get(node.name)
+        if port is not None and port.tensor in tensors and node.name in values:
+            wanted = port.decode(tensors[port.tensor]).reshape(values[node.name].shape)
+            found += _difference(port, values[node.name], wanted, bad)
+    return tuple(found)
+
+
+def _difference(port: Port, mine: np.ndarray, theirs: np.ndarray, bad: np.ndarray) -> list[Difference]:
+    places = np.argwhere(mine != theirs)
+    if not len(places):
+        return []
+    first = tuple(int(i) for i in places[0])
+    return [
+        Difference(
+            port.value, port.nodes[-1] if port.nodes else port.tensor, len(places), len(np.unique(places[:, 0])),
+            int(bad[first[0]]), first[1:], int(mine[first]), int(theirs[first]),
+        )
+    ]  # fmt: skip
+
+
+def _frames_equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], k: int) -> bool:
+    return all(np.array_equal(a[name][k], b[name][k], equal_nan=a[name].dtype.kind == "f") for name in b)
+
+
+def _accuracy(
+    mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], labels: np.ndarray | None
+) -> dict[str, float | None]:
+    """Top-1 of the first output that has classes."""
+    name = next(iter(theirs))
+    if theirs[name][0].size < 2:
+        return {}
+    a, b = (np.argmax(v[name].reshape(len(v[name]), -1), axis=1) for v in (mine, theirs))
+    result: dict[str, float | None] = {"agreement": float((a == b).mean())}
+    if labels is not None:
+        result |= {"accuracy": float((a == labels).mean()), "accuracy_reference": float((b == labels).mean())}
+    return result
+
+
