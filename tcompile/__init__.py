@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tcompile.version import __version__
+
 if TYPE_CHECKING:
     from tcompile.accelerator import Accelerator, compile
 
 __all__ = ["Accelerator", "__version__", "compile"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

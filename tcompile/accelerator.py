@@ -91,13 +91,15 @@ def build_options(options: Mapping[str, Any]) -> BuildOptions:
     except ValidationError as error:
         raise UsageError(
             [
-                Problem("bad-option", f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e.get('input')!r}")
+                Problem(
+                    "bad-option", f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e.get('input')!r}"
+                )
                 for e in error.errors()
             ]
         ) from error
 
 
-def compile(  # noqa: A001  the name users expect
+def compile(
     model: str | Path, *, calib: Mapping[str, np.ndarray] | np.ndarray | str | Path | None = None, **options: Any
 ) -> Accelerator:
     """Compile an ONNX file.

@@ -90,7 +90,9 @@ def check_target(directory: Path, *, force: bool) -> None:
         return
     if not force:
         raise UsageError(
-            Problem("output-exists", f"the output directory {name} must not exist", hint="give another, or -f to replace it")
+            Problem(
+                "output-exists", f"the output directory {name} must not exist", hint="give another, or -f to replace it"
+            )
         )
     if not (directory / MARK).is_file():
         raise UsageError(
@@ -140,5 +142,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def _unwritable(path: Path, error: OSError) -> UsageError:
     return UsageError(
-        Problem("cannot-write", f"{printable(str(path))} cannot be written: {error.strerror or error}; nothing was left behind")
+        Problem(
+            "cannot-write",
+            f"{printable(str(path))} cannot be written: {error.strerror or error}; nothing was left behind",
+        )
     )

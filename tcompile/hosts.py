@@ -54,11 +54,11 @@ class Port:
     def decode(self, tensor: np.ndarray) -> np.ndarray:
         """Integers that the tensor (frames, *shape) stands for; a sum is the nearest one."""
         if self.kind == "codes":
-            return tensor.astype(np.int64)
+            return np.asarray(tensor.astype(np.int64))
         shape = [-1 if k == self.axis + 1 else 1 for k in range(tensor.ndim)]
         scale, bias = (np.array(p).reshape(shape) for p in (self.scale, self.bias))
         whole = np.rint((tensor.astype(np.float64) - bias) / scale).astype(np.int64)
-        return whole + np.array(self.correction, np.int64).reshape(shape)
+        return np.asarray(whole + np.array(self.correction, np.int64).reshape(shape))
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -67,7 +67,8 @@ class Port:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Port:
         """From a JSON object."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def _pre(lowered: Lowered, graph: Graph) -> onnx.ModelProto:
         if kind.dtype in NARROW:
             whole = TensorType("float32", kind.shape)
             wide = TensorType(str(np.dtype(NARROW[kind.dtype])), kind.shape)
-            one = _const(f"{name}__one", np.float32(1))
+            one = _const(f"{name}__one", np.array(1, np.float32))
             as_float = R.DequantizeLinear(name=f"{name}__float", inputs=(value, one.name), type=whole)
             nodes += [one, as_float, R.Cast(name=f"{name}__codes", inputs=(as_float.name,), type=wide)]
             value, kind = f"{name}__codes", wide
@@ -213,9 +214,7 @@ def _head(graph: Graph, value: str, port: str, lifted: Lifted) -> list[R.RealNod
 def _widened_zeros(nodes: list[R.RealNode], heads: Mapping[str, tuple[str, Lifted]]) -> list[R.RealNode]:
     """Zero points of packed codes grow with the codes at the port."""
     points = {
-        n.inputs[2]
-        for n in nodes
-        if isinstance(n, R.DequantizeLinear) and len(n.inputs) > 2 and n.inputs[0] in heads
+        n.inputs[2] for n in nodes if isinstance(n, R.DequantizeLinear) and len(n.inputs) > 2 and n.inputs[0] in heads
     }
     result: list[R.RealNode] = []
     for node in nodes:

@@ -6,21 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
 from tcompile import reference
-from tcompile.bundle import Bundle, check_target
+from tcompile.bundle import Bundle, check_target, replace_file
 from tcompile.errors import ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
 from tcompile.frontend.export import export
 from tcompile.frontend.importer import import_model
 from tcompile.hosts import Port, host_models, ports
 from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, TensorType
+from tcompile.ir.graph import Graph, IntType, TensorType
 from tcompile.ir.legality import check as check_legal
 from tcompile.ir.text import dump, parse
 from tcompile.lowering.lower import Lowered, lower
@@ -37,11 +37,11 @@ from tcompile.passes import (
     apply,
 )
 from tcompile.reference import Kernel, Mode
-from tcompile.report import Folding, build_report
+from tcompile.report import Folding, build_report, with_verification
 from tcompile.report import dump as dump_report
-from tcompile.verify import Network, frames_of
+from tcompile.verify import Network, Progress, Verification, frames_of, input_types, labels_of, random_inputs, verify
 
-__all__ = ["Compiled", "compile_file", "read_build", "read_npz"]
+__all__ = ["Compiled", "compile_file", "node_rows", "read_build", "read_npz", "verify_build"]
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
@@ -201,7 +201,10 @@ def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
     missing = [n for n in (options.from_node, options.until_node) if n is not None and n not in by_node]
     if missing:
         raise UsageError(
-            [Problem("unknown-node", f"the model must have a node {printable(n)}, and has none of that name") for n in missing]
+            [
+                Problem("unknown-node", f"the model must have a node {printable(n)}, and has none of that name")
+                for n in missing
+            ]
         )
     nodes = list(real.nodes)
     if options.from_node is not None:
@@ -271,15 +274,33 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
     """In fused mode: operations of float layers that onnxruntime's optimizations replaced or removed."""
     if mode == "plain":
         return ()
+    owner: dict[str, str] = {}  # linear layer that onnxruntime leaves in floating point, by value
     moved = []
     for node in real:
         place = lowered.placements.get(node.name)
         if place is None or place.where != "accelerator" or not isinstance(node, R.RealNode) or not node.origin.nodes:
             continue
-        kernel = kernels.get(node.origin.names[-1])
-        if isinstance(node, R.Linear) and kernel is not None and not kernel.integer and kernel.op != node.op:
-            moved.append(node.origin.names[-1])
-    return tuple(f"onnxruntime replaces {printable(n)} by another floating-point operation" for n in moved)
+        name = node.origin.names[-1]
+        kernel = kernels.get(name)
+        if isinstance(node, R.Linear):
+            if kernel is None or not kernel.integer:
+                owner[node.name] = name
+        elif isinstance(node, R.Elementwise) and not isinstance(node, R.DequantizeLinear):
+            owner.update((node.name, owner[i]) for i in node.uses if i in owner)
+        if node.name in owner and (kernel is None or kernel.op != node.op) and not _needless(node, real):
+            moved.append(name)
+    return tuple(f"onnxruntime's defaults replace or remove {printable(n)}, a floating-point operation" for n in moved)
+
+
+def _needless(node: R.RealNode, real: Graph) -> bool:
+    """Whether a Relu may go because the quantizer behind it saturates at real 0."""
+    users = real.consumers[node.name]
+    if not isinstance(node, R.Relu) or len(users) != 1 or not isinstance(users[0], R.QuantizeLinear):
+        return False
+    zero = real.by_name.get(users[0].inputs[2]) if len(users[0].inputs) > 2 else None
+    lowest = 0 if users[0].type.dtype.startswith("u") else -(1 << int(users[0].type.dtype.lstrip("int")) - 1)
+    value = int(zero.value.array.ravel()[0]) if isinstance(zero, R.Const) else 0
+    return value == lowest
 
 
 def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
@@ -296,7 +317,9 @@ def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
         layout = json.loads((directory / "host/ports.json").read_text())
         if report.get("schema") != 1:
             raise UsageError(
-                Problem("build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again")
+                Problem(
+                    "build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again"
+                )
             )
         network = Network(
             parse((directory / "network.ir").read_text()),
@@ -316,3 +339,76 @@ def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
         message = f"{name} is damaged: {' '.join(str(error).split())[:200]}"
         raise UsageError(Problem("no-build", message, hint="build it again")) from error
     return network, report
+
+
+def verify_build(
+    directory: Path,
+    inputs: Path | None = None,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    mode: Literal["auto", "plain", "fused"] = "auto",
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Verification]:
+    """Verify a build directory and enter the results into its report.
+
+    Parameters
+    ----------
+    inputs : Path, optional
+        Data file with frames ``x`` (or ``x_test``) and labels ``y`` (or ``y_test``); random frames if left out.
+    samples : int, optional
+        Frames to run; all of a data file, 16 random ones if left out.
+    mode : {"auto", "plain", "fused"}
+        Reference; the one that the build reproduces if ``auto``.
+    """
+    network, report = read_build(directory)
+    if mode != "auto":
+        network = replace(network, mode=mode)
+    labels = None
+    if inputs is None:
+        frames = random_inputs(network, samples or 16, seed)
+    else:
+        arrays = _test_split(read_npz(inputs))
+        frames = frames_of(input_types(network), arrays)
+        labels = labels_of(arrays, len(next(iter(frames.values()))))
+        frames = {name: x[:samples] for name, x in frames.items()}
+        labels = None if labels is None else labels[:samples]
+    found = verify(network, frames, labels, progress=progress)
+    report = with_verification(report, found)
+    replace_file(directory / "report.json", dump_report(report))
+    return report, found
+
+
+def _test_split(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The test part of a data file for training; any other file as it is."""
+    if "x" in arrays or "x_test" not in arrays:
+        return arrays
+    return {"x": arrays["x_test"]} | ({"y": arrays["y_test"]} if "y_test" in arrays else {})
+
+
+def node_rows(compiled: Compiled) -> list[dict[str, Any]]:
+    """For each node of the file what becomes of it: operator, place, integer operation, bits, exactness."""
+    bits: dict[str, int] = {}
+    for node in compiled.network.graph:
+        if isinstance(node.type, IntType):
+            bits |= dict.fromkeys(node.origin.names, node.type.width)
+    risk = {e.layer: e for e in compiled.lowered.certificate}
+    rows = []
+    for node in compiled.real:
+        place = compiled.lowered.placements.get(node.name)
+        if place is not None and node.origin.nodes:
+            name, operator = node.origin.nodes[-1]
+            entry = risk.get(name)
+            exact = (
+                ""
+                if entry is None
+                else ("exact" if entry.proved else f"{entry.at_risk} of {entry.steps} steps at risk")
+            )
+            inside = place.where == "accelerator"
+            rows.append(
+                {
+                    "node": name, "operator": operator, "where": place.where, "becomes": place.becomes,
+                    "bits": bits.get(name) if inside else None, "exactness": exact if inside else "",
+                }
+            )  # fmt: skip
+    return rows

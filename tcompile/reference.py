@@ -69,10 +69,8 @@ class Session:
         options = _options()
         options.graph_optimization_level = _LEVEL[mode]
         try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # noqa: BLE001  onnxruntime raises bare exceptions of many types
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
             raise ModelError(
                 Problem(
                     "reference-refused",
@@ -96,9 +94,11 @@ class Session:
     def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
             return list(self._session.run(None, feeds))
-        except Exception as error:  # noqa: BLE001  onnxruntime raises bare exceptions of many types
+        except Exception as error:
             raise ModelError(
-                Problem("reference-failed", f"onnxruntime {version()} fails while it runs the model: {_one_line(error)}")
+                Problem(
+                    "reference-failed", f"onnxruntime {version()} fails while it runs the model: {_one_line(error)}"
+                )
             ) from error
 
     def frames(
@@ -231,7 +231,9 @@ class Kernel:
         for k in range(count):
             node.input[3 * k] = f"x{k}"
         y_kind = helper.np_dtype_to_tensor_dtype(self.constants[node.input[3 * count + 1]].dtype)
-        used = [onnx.numpy_helper.from_array(self.constants[i], i) for i in dict.fromkeys(node.input) if i in self.constants]
+        used = [
+            onnx.numpy_helper.from_array(self.constants[i], i) for i in dict.fromkeys(node.input) if i in self.constants
+        ]
         graph = helper.make_graph(
             [node],
             "kernel",
@@ -316,7 +318,7 @@ class Watch:
         if codes:
             name = f"{source}__watched"
             one = f"{source}__one"
-            base.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+            base.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
             base.graph.node.append(onnx.helper.make_node("DequantizeLinear", [source, one], [name], name=name))
         if name not in {o.name for o in base.graph.output}:
             base.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

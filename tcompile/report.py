@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tcompile import __version__
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
 from tcompile.ir.requantizers import signed_width
@@ -20,6 +19,7 @@ from tcompile.lowering.certificate import LISTED, Entry
 from tcompile.passes import PassRecord, tile_counts
 from tcompile.reference import version
 from tcompile.verify import Difference, Verification
+from tcompile.version import __version__
 
 __all__ = ["SCHEMA", "build_report", "dump", "verdict", "with_verification"]
 
@@ -151,7 +151,9 @@ def build_report(
             "steps": sum(e.steps for e in certificate),
             "steps_at_risk": sum(e.at_risk for e in certificate),
             "risks": [asdict(r) for r in risks[:LISTED]],
-            "layers": [{"layer": e.layer, "method": e.method, "steps": e.steps, "at_risk": e.at_risk} for e in certificate],
+            "layers": [
+                {"layer": e.layer, "method": e.method, "steps": e.steps, "at_risk": e.at_risk} for e in certificate
+            ],
             "doubts": list(doubts),
         },
         "weights": _weights(graph, folding),

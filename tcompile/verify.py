@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-
 from tcompile.errors import Problem, UsageError, printable
 from tcompile.hosts import Port
 from tcompile.ir.graph import Graph, TensorType
@@ -138,7 +137,10 @@ def frames_of(inputs: Mapping[str, TensorType], arrays: Mapping[str, np.ndarray]
         if key not in arrays or (key != name and len(inputs) > 1):
             wanted = printable(name) if len(inputs) > 1 else f"'x' (or {printable(name)})"
             problems.append(
-                Problem("missing-input", f"the data file must hold {wanted}, not {[printable(a)[1:-1] for a in sorted(arrays)]}")
+                Problem(
+                    "missing-input",
+                    f"the data file must hold {wanted}, not {[printable(a)[1:-1] for a in sorted(arrays)]}",
+                )
             )
             continue
         problem = _bad_array(name, arrays[key], kind.shape, np.dtype(kind.dtype))
@@ -168,7 +170,10 @@ def labels_of(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray | None
     labels = arrays["y"].reshape(-1)
     if len(labels) != count or labels.dtype.kind not in "iu":
         raise UsageError(
-            Problem("labels", f"labels y must be {count} integers, one per frame, not {labels.dtype} of shape {arrays['y'].shape}")
+            Problem(
+                "labels",
+                f"labels y must be {count} integers, one per frame, not {labels.dtype} of shape {arrays['y'].shape}",
+            )
         )
     return labels
 
@@ -176,11 +181,17 @@ def labels_of(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray | None
 def _bad_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Problem | None:
     frame = shape[1:] if shape[:1] == (1,) else shape
     if array.ndim == 0 or array.shape[1:] not in (frame, shape):
-        return Problem("input-shape", f"input {printable(name)} must have shape (N, {', '.join(map(str, frame))}), not {array.shape}")
+        return Problem(
+            "input-shape",
+            f"input {printable(name)} must have shape (N, {', '.join(map(str, frame))}), not {array.shape}",
+        )
     if not len(array):
         return Problem("no-frames", f"input {printable(name)} must hold at least one frame")
     if array.dtype.kind not in "fiub" or not np.isfinite(array.astype(np.float64)).all():
-        return Problem("input-values", f"input {printable(name)} must hold finite numbers, not {array.dtype} with NaN or infinities")
+        return Problem(
+            "input-values",
+            f"input {printable(name)} must hold finite numbers, not {array.dtype} with NaN or infinities",
+        )
     if array.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
         return Problem("input-type", f"input {printable(name)} must hold {dtype}, not {array.dtype}")
     return None
@@ -328,5 +339,3 @@ def _accuracy(
     if labels is not None:
         result |= {"accuracy": float((a == labels).mean()), "accuracy_reference": float((b == labels).mean())}
     return result
-
-

@@ -95,7 +95,8 @@ def _layer(draw, net, rng, kind, x, shape, scale):
         return _quantized(draw, net, rng, net.op(draw(st.sampled_from(["Add", "Sub"])), x, other), shape), shape
     if kind == "concat":
         other = _quantized(draw, net, rng, net.op("Mul", x, net.const(scale)), shape)
-        return net.op("Concat", x, other, axis=1), (1, 2 * channels, height, width)
+        joined = net.op("Concat", x, other, axis=1)
+        return _quantized(draw, net, rng, joined, shape), (1, 2 * channels, height, width)
     if kind == "slice":
         start, pace = ([1, 0], [1, 2]) if draw(st.booleans()) else ([height - 1, width - 1], [-1, -2])
         ends = [1 << 40] * 2 if pace[0] > 0 else [-(1 << 40)] * 2
@@ -112,6 +113,95 @@ def _layer(draw, net, rng, kind, x, shape, scale):
 
 
 @given(networks())
-@settings(max_examples=700)
+@settings(max_examples=50)
 def test_every_code_equals_onnxruntime(model):
     assert exact(model)
+
+
+def head(shape, scale=0.5, zero=0, dtype="uint8"):
+    net = Net()
+    return net, net.dq(net.input(shape, dtype), scale, zero, dtype)
+
+
+def test_max_pool_before_the_quantizer():
+    net, x = head((1, 2, 6, 5), zero=9)
+    w = np.random.default_rng(1).integers(-1, 2, (3, 2, 3, 3))
+    y = net.op("Relu", net.op("Conv", x, net.weight(w, np.array([0.25, 1, 0.5]), "int2")))
+    y = net.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    assert exact(net.model(net.q(y, 4.0)))
+
+
+def test_max_pool_where_a_falling_chain_turns_the_order():
+    """Behind a factor below zero the largest value is the smallest code."""
+    net, x = head((1, 2, 4, 4), zero=100)
+    y = net.op("MaxPool", net.op("Mul", x, net.const(-0.5)), kernel_shape=[2, 2], strides=[1, 1])
+    assert exact(net.model(net.q(y, 1.0, 60)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("window", [[2, 2], [3, 3], [1, 5]], ids=str)
+def test_average_pool(window, dtype):
+    """Sums of a window are exact; the division that follows is onnxruntime's own, whatever the window."""
+    net, x = head((1, 2, 5, 6), 0.5, 3, dtype)
+    y = net.op("AveragePool", x, kernel_shape=window, strides=[1, 2])
+    assert exact(net.model(net.q(y, 0.25, -3, "int8")))
+
+
+def test_average_pool_that_counts_padding():
+    net, x = head((1, 2, 5, 6), 0.5, 3)
+    y = net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
+    assert exact(net.model(net.q(y, 0.25, 100)))
+
+
+def test_concat_of_different_scales():
+    net, x = head((1, 2, 3, 3))
+    parts = [net.qdq(x, 2.0, 3), net.qdq(net.op("Mul", x, net.const(-0.3)), 0.3, -7, "int8")]
+    y = net.op("Concat", *parts, axis=1)
+    assert exact(net.model(net.q(y, 0.7, 11)))
+
+
+def test_bipolar_codes_with_padding():
+    """A convolution pads with real 0, which is no value of {-1, 1}."""
+    net, x = head((1, 1, 5, 5), 1.0, 128)
+    one = net.const(1.0)
+    y = net.op("Where", net.op("GreaterOrEqual", x, net.const(0.0)), one, net.op("Neg", one))
+    w = np.random.default_rng(2).choice([-1, 1], (2, 1, 3, 3))
+    y = net.op("Conv", y, net.weight(w, 1.0, "int2"), pads=[1, 1, 1, 1])
+    assert exact(net.model(net.q(y, 1.0, 9)))
+
+
+def test_batch_normalization_with_negative_gamma():
+    net, x = head((1, 3, 4, 4), zero=5)
+    w = np.random.default_rng(3).integers(-1, 2, (4, 3, 2, 2))
+    y = net.op("Conv", x, net.weight(w, np.array([0.25, 1, 0.5, 2]), "int2"))
+    stats = ([-1.3, 0.7, -0.01, 0.0], [0.1, 2, -3, 1], [5.0, -9, 0, 1], [4.0, 0.5, 1, 2])
+    y = net.op("Relu", net.op("BatchNormalization", y, *map(net.const, stats)))
+    assert exact(net.model(net.q(y, 0.3, 0, "uint4")))
+
+
+def test_gemm_with_negative_alpha():
+    net, x = head((1, 6), zero=50)
+    w = np.random.default_rng(4).integers(-7, 8, (3, 6))
+    y = net.op("Gemm", x, net.weight(w, 0.5, "int4"), net.const([1.0, -2.0, 0.5]), alpha=-0.5, beta=2.0, transB=1)
+    assert exact(net.model(net.q(y, 16.0, 7)))
+
+
+def test_max_pool_of_codes_whose_scale_is_negative():
+    """The largest value is then the smallest code."""
+    net, x = head((1, 2, 4, 4), -0.5, 100)
+    y = net.op("MaxPool", x, kernel_shape=[2, 2])
+    assert exact(net.model(net.q(y, 0.5, 128)))
+
+
+def test_one_dimensional_network():
+    net, x = head((1, 3, 17), zero=5)
+    w = np.random.default_rng(5).integers(-1, 2, (4, 3, 3))
+    y = net.op("Conv", x, net.weight(w, 0.5, "int2"), pads=[2, 2], dilations=[2], strides=[3])
+    assert exact(net.model(net.q(net.op("Relu", y), 2.0, 0, "uint4")))
+
+
+def test_exact_wrong():
+    """Codes that are a function of more than the sum do differ: the comparison is able to fail."""
+    net, x = head((1, 2, 4, 4), 1 / 3, 100)
+    y = net.op("AveragePool", x, kernel_shape=[3, 3])
+    assert not exact(net.model(net.q(y, 2 / 27, 100)))

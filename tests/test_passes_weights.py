@@ -218,8 +218,11 @@ def test_pruning_nothing_returns_the_same_graph() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"ratio": 1}, {"ratio": -0.1}, {"ratio": float("nan")}, {"ratio": 0.5, "pe": 0}, {"ratio": 0.5, "scope": "x"},
-                {"ratio": 0.5, "per_layer": {"conv": 2}}]
+    "options",
+    [
+        {"ratio": 1}, {"ratio": -0.1}, {"ratio": float("nan")}, {"ratio": 0.5, "pe": 0}, {"ratio": 0.5, "scope": "x"},
+        {"ratio": 0.5, "per_layer": {"conv": 2}},
+    ],
 )  # fmt: skip
 def test_pruning_refuses(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -104,7 +104,9 @@ class _Importer:
             if not all(i in self.values for i in proto.input if i):
                 raise _Refused("", "")  # an input's own node was refused; it has said why
             if len(outputs) > 1 and proto.op_type not in ("TopK", "Split"):
-                raise _Refused("several-outputs", f"{printable(proto.op_type)} must have one output, not {len(outputs)}")
+                raise _Refused(
+                    "several-outputs", f"{printable(proto.op_type)} must have one output, not {len(outputs)}"
+                )
             if proto.op_type == "Split":
                 self._split(proto, origin)
                 return
@@ -162,8 +164,16 @@ class _Importer:
         rank = len(shape)
         starts, steps = [0] * rank, [1] * rank
         given = self._constant(inputs[1], "the start of a Slice").ravel()
-        axes = self._constant(inputs[3], "the axes of a Slice").ravel() if len(inputs) > 3 and inputs[3] else range(len(given))
-        pace = self._constant(inputs[4], "the steps of a Slice").ravel() if len(inputs) > 4 and inputs[4] else [1] * len(given)
+        axes = (
+            self._constant(inputs[3], "the axes of a Slice").ravel()
+            if len(inputs) > 3 and inputs[3]
+            else range(len(given))
+        )
+        pace = (
+            self._constant(inputs[4], "the steps of a Slice").ravel()
+            if len(inputs) > 4 and inputs[4]
+            else [1] * len(given)
+        )
         for axis, start, step in zip(axes, given, pace, strict=True):
             axis, start, step = int(axis) % rank, int(start), int(step)
             size = shape[axis]
@@ -186,10 +196,14 @@ class _Importer:
             pads[axis], pads[rank + axis] = given[k], given[len(axes) + k]
         if min(pads, default=0) < 0:
             raise _Refused("negative-pad", "a Pad must not crop", "use a Slice")
-        value = float(self._constant(inputs[2], "the value of a Pad").ravel()[0]) if len(inputs) > 2 and inputs[2] else 0.0
+        value = (
+            float(self._constant(inputs[2], "the value of a Pad").ravel()[0]) if len(inputs) > 2 and inputs[2] else 0.0
+        )
         return R.Pad(inputs=inputs[:1], pads=tuple(pads), value=value, **common)
 
-    def _reduce(self, op: str, inputs: tuple[str, ...], attributes: dict[str, Any], common: dict[str, Any]) -> R.RealNode:
+    def _reduce(
+        self, op: str, inputs: tuple[str, ...], attributes: dict[str, Any], common: dict[str, Any]
+    ) -> R.RealNode:
         rank = len(self.nodes[inputs[0]].type.shape)
         axes: Sequence[int] = range(rank)
         if len(inputs) > 1 and inputs[1]:
@@ -203,7 +217,9 @@ class _Importer:
         count = int(self._constant(inputs[1], "the k of TopK").ravel()[0])
         used = {i for n in self.graph.node for i in n.input} | {o.name for o in self.graph.output}
         if count != 1 or proto.output[0] in used:
-            raise _Refused("unsupported-op", f"TopK must have k = 1 and only its index used, not k = {count}", "cut before it")
+            raise _Refused(
+                "unsupported-op", f"TopK must have k = 1 and only its index used, not k = {count}", "cut before it"
+            )
         return R.TopIndex(
             inputs=inputs[:1], axis=int(attributes.get("axis", -1)), largest=int(attributes.get("largest", 1)), **common
         )

@@ -198,9 +198,7 @@ class Graph:
             if value not in needed:
                 needed.add(value)
                 stack.extend(table[value].uses)
-        return replace(
-            self, nodes=tuple(n for n in nodes if n.name in needed or n.op == "Input"), outputs=outputs
-        )
+        return replace(self, nodes=tuple(n for n in nodes if n.name in needed or n.op == "Input"), outputs=outputs)
 
 
 def identifier(text: str, taken: set[str]) -> str:

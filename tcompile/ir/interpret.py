@@ -125,9 +125,7 @@ def _(node: I.Dense, inputs: list[np.ndarray], types: list[IntType]) -> np.ndarr
     return _dot(inputs[0], node.weight.array, _largest(types[0].lo, types[0].hi))
 
 
-def _windows(
-    x: np.ndarray, kernel: tuple[int, ...], node: I.Conv | I.SumPool | I.MaxPool, fill: int
-) -> np.ndarray:
+def _windows(x: np.ndarray, kernel: tuple[int, ...], node: I.Conv | I.SumPool | I.MaxPool, fill: int) -> np.ndarray:
     """Windows of the spatial axes: (frames, 1, C, *out, *kernel), no copy but for padding."""
     rank = len(kernel)
     border = [(0, 0)] * 3 + list(zip(node.pads[:rank], node.pads[rank:], strict=True))
@@ -177,7 +175,7 @@ def _(node: I.MaxPool, inputs: list[np.ndarray], types: list[IntType]) -> np.nda
 
 @apply.register
 def _(node: I.AddScaled, inputs: list[np.ndarray], types: list[IntType]) -> np.ndarray:
-    return node.factors[0] * inputs[0] + node.factors[1] * inputs[1]
+    return np.asarray(node.factors[0] * inputs[0] + node.factors[1] * inputs[1])
 
 
 @apply.register
@@ -219,4 +217,4 @@ def _(node: I.Transpose, inputs: list[np.ndarray], types: list[IntType]) -> np.n
 @apply.register
 def _(node: I.ArgMax, inputs: list[np.ndarray], types: list[IntType]) -> np.ndarray:
     index = np.argmax(inputs[0], axis=node.axis + 1)
-    return index.reshape(len(index), *node.type.shape).astype(np.int64)
+    return np.asarray(index.reshape(len(index), *node.type.shape), np.int64)

@@ -311,7 +311,5 @@ Where = _plain("Where", "a where the condition holds, else b")
 OPS: dict[str, type[RealNode]] = {
     name: cls
     for name, cls in dict(globals()).items()
-    if isinstance(cls, type)
-    and issubclass(cls, RealNode)
-    and cls not in (RealNode, Linear, Layout, Elementwise)
+    if isinstance(cls, type) and issubclass(cls, RealNode) and cls not in (RealNode, Linear, Layout, Elementwise)
 }

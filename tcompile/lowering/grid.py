@@ -52,13 +52,13 @@ def _dequantizer(lifted: Lifted, node: R.RealNode) -> Grid | None:
     return Grid(step, 0 if zero is None else int(zero.value.array.ravel()[0]))
 
 
-def regrid(lifted: Lifted) -> tuple[Steps, float, int | None]:
+def regrid(lifted: Lifted) -> tuple[Steps, float]:
     """Put the values of any chain on one even grid through zero, if they lie on one.
 
     Returns
     -------
-    (Steps, float, int or None)
-        Code of every integer, the grid's step, the channel axis.
+    (Steps, float)
+        Code of every integer, the grid's step.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def regrid(lifted: Lifted) -> tuple[Steps, float, int | None]:
         change = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
         starts.append(change + lows[c])
         codes.append(column[change])
-    return Steps(tuple(starts), tuple(codes), tuple(int(h) for h in highs)), step, lifted.axis
+    return Steps(tuple(starts), tuple(codes), tuple(int(h) for h in highs)), step
 
 
 def _step(values: np.ndarray) -> float:

@@ -400,7 +400,7 @@ def constant_floats(graph: Graph, name: str) -> np.ndarray:
 def _unpacked(lifted: Lifted) -> list[R.RealNode]:
     """Codes of fewer than 8 bits leave as floats: onnxruntime hands no packed tensors out."""
     one = R.Const(
-        name=f"{lifted.value}__one", value=Tensor(np.float32(1), "float32"), type=TensorType("float32", ())
+        name=f"{lifted.value}__one", value=Tensor(np.array(1, np.float32), "float32"), type=TensorType("float32", ())
     )
     out = R.DequantizeLinear(
         name=f"{lifted.value}__float", inputs=(lifted.value, one.name), type=TensorType("float32", (0, 0))
@@ -410,7 +410,9 @@ def _unpacked(lifted: Lifted) -> list[R.RealNode]:
 
 def _widened(nodes: list[R.RealNode], inputs: Mapping[str, TensorType]) -> list[R.RealNode]:
     """Zero points follow inputs that were widened from packed codes."""
-    points = {n.inputs[2] for n in nodes if isinstance(n, R.DequantizeLinear) and len(n.inputs) > 2 and n.inputs[0] in inputs}
+    points = {
+        n.inputs[2] for n in nodes if isinstance(n, R.DequantizeLinear) and len(n.inputs) > 2 and n.inputs[0] in inputs
+    }
     result = []
     for node in nodes:
         if isinstance(node, R.Const) and node.name in points and node.value.dtype in NARROW:
@@ -459,4 +461,3 @@ def _evaluate(lifted: Lifted, n: np.ndarray) -> np.ndarray:
     if lifted.kind.dtype in NARROW:
         out = out.astype(NARROW[lifted.kind.dtype])
     return np.asarray(np.broadcast_to(out, (len(n), width)))
-

@@ -211,9 +211,7 @@ class _Lowering:
         if isinstance(node, R.DequantizeLinear):
             return self._input(node)
         if isinstance(node, R.Linear):
-            self.notes.append(
-                f"{node.op} {printable(_node_name(node))} runs on the host: nothing quantizes its input"
-            )
+            self.notes.append(f"{node.op} {printable(_node_name(node))} runs on the host: nothing quantizes its input")
         self._place(node, "host before", node.op)
         return BEFORE
 
@@ -272,7 +270,7 @@ class _Lowering:
         sources = [s for i in dict.fromkeys(node.uses) if isinstance(s := self.states[i], Lifted)]
         first = sources[0]
         if all(s.start is first.start for s in sources):
-            self._place(node, "accelerator", "part of a requantizer")
+            self._place(node, "accelerator", "requantizer")
             try:
                 return first.then(node, sources[1:])
             except ChainError as reason:
@@ -372,9 +370,7 @@ class _Lowering:
         ends = [a * x + b * y for x in (left.lo, left.hi) for y in (right.lo, right.hi)]
         name = identifier(layer + "_sum", self.taken)
         kind = IntType(left.shape, min(ends), max(ends))
-        self._emit(
-            I.AddScaled(name=name, inputs=lifted.base, type=kind, factors=(a, b), origin=head.origin)
-        )
+        self._emit(I.AddScaled(name=name, inputs=lifted.base, type=kind, factors=(a, b), origin=head.origin))
         return self._emit_requantizer(name, lifted, found.steps)
 
     def _emit_requantizer(self, base: str, lifted: Lifted, steps: Steps) -> str:
@@ -429,7 +425,7 @@ class _Lowering:
             return lifted, grid
         if lifted.value not in self.grids:
             try:
-                steps, step, axis = regrid(lifted)
+                steps, step = regrid(lifted)
             except ChainError as reason:
                 raise _Refusal(
                     "not-quantized", f"needs quantized input, and {printable(_tensor(self.graph, lifted.value))} is not: {reason}",
@@ -485,7 +481,9 @@ class _Lowering:
         name = identifier(_node_name(node), self.taken)
         assert isinstance(source.base, str)
         self._emit(
-            I.Dense(name=name, inputs=(source.base,), type=kind, origin=node.origin, weight=_weight_tensor(weights.codes))
+            I.Dense(
+                name=name, inputs=(source.base,), type=kind, origin=node.origin, weight=_weight_tensor(weights.codes)
+            )
         )
         return self._accumulator(node, name, start, lo, hi, len(node.type.shape) - 1)
 
@@ -616,10 +614,12 @@ class _Lowering:
         code = Fraction(node.value) / Fraction(grid.step) + grid.zero
         if code.denominator != 1:
             raise _Refusal("pad-value", f"must fill with a value on the grid of its input, not {node.value!r}")
-        kind = self.types[source.base]  # type: ignore[index]
+        base = source.base
+        assert isinstance(base, str)
+        kind = self.types[base]
         lo, hi = min(kind.lo, int(code)), max(kind.hi, int(code))
         make = lambda name, kind: I.Pad(  # noqa: E731
-            name=name, inputs=(source.base,), type=kind, origin=node.origin, pads=node.pads, code=int(code)
+            name=name, inputs=(base,), type=kind, origin=node.origin, pads=node.pads, code=int(code)
         )
         wide = replace(source, lo=np.array([lo]), hi=np.array([hi]))
         return self._relaid(node, wide, make, axis=None)
@@ -689,7 +689,10 @@ class _Lowering:
             visited.add(value)
             state = self.states[value]
             if isinstance(state, Lifted):
-                self._cut(self._last_codes(state), found)
+                last = self._last_codes(state)
+                for node in last.chain:
+                    self._place(node, "host after", node.op)
+                self._cut(last, found)
             elif state == AFTER:
                 for used in self.graph[value].uses:
                     cut(used)
@@ -752,7 +755,7 @@ def _layer(lifted: Lifted) -> str:
 
 
 def _weight_tensor(codes: np.ndarray) -> Tensor:
-    kind = np.int8 if -128 <= codes.min(initial=0) and codes.max(initial=0) <= 127 else np.int16
+    kind = np.int8 if codes.min(initial=0) >= -128 and codes.max(initial=0) <= 127 else np.int16
     return Tensor.of(codes.astype(kind))
 
 

@@ -209,5 +209,3 @@ def _bisect(lifted: Lifted, low: np.ndarray, high: np.ndarray) -> Steps:
         starts.append(np.concatenate([low[c : c + 1], first[keep]]))
         values.append(np.concatenate([ends[0, c : c + 1], target[live[:, c], c][keep]]))
     return Steps(tuple(starts), tuple(values), tuple(int(h) for h in high))
-
-

@@ -2,8 +2,8 @@
 
 Behind integer weights stand a scale and a bias per channel (`tcompile.passes.weights`). Layer by layer, in the order
 of the network, y becomes a·y + b, a > 0, with the a and b that give a channel the mean and the standard deviation that
-it has in the original network; y is what the channel gives behind all layers already refitted, so that errors of earlier
-layers are made good as far as two numbers per channel can. Codes stay.
+it has in the original network; y is what the channel gives behind all layers already refitted, so that errors of
+earlier layers are made good as far as two numbers per channel can. Codes stay.
 
 The a of the least squared error, covariance / variance, is smaller by the correlation: it shrinks the channels that
 follow the original badly, layer after layer, and networks end with less contrast than they need (tried: worse on most).
@@ -139,7 +139,7 @@ def _refitted(graph: Graph, layer: _Scaled, factor: np.ndarray, shift: np.ndarra
     names = Names(graph)
     times, last = graph[layer.scale], graph[layer.value]
     assert isinstance(times, R.Mul) and isinstance(last, R.Mul | R.Add)
-    shape = tuple(layer.channels if k == layer.axis else 1 for k in range(len(last.type.shape)))[1:]
+    shape = tuple(layer.channels if k == layer.axis else 1 for k in range(min(layer.axis, 1), len(last.type.shape)))
     scale = _array(graph, times.inputs[1]) * factor.reshape(shape)
     bias = shift.reshape(shape) + (_array(graph, last.inputs[1]) * factor.reshape(shape) if last is not times else 0)
     scales = constant(names(layer.value, "scale"), scale.astype(np.float32), "float32", times.origin)

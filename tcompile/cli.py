@@ -1,0 +1,296 @@
+"""The ``tcompile`` command: parses, calls the pipeline, prints.
+
+Exit codes: 0 done; 1 the integers differ from the reference; 2 bad usage or a model that cannot be compiled; 3 an
+outside tool is missing or failed; 70 a fault of tcompile; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tcompile.errors import InternalError, MismatchError, Problem, TcompileError, UsageError, printable
+from tcompile.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tcompile",
+    help="Compiles ONNX networks to FPGA accelerators that multiply nothing, equal to onnxruntime integer by integer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The trained network.", show_default=False)]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A build directory.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, all else on stderr.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="All notes.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE.toml", help="Options from a file.")]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="x=1,3,32,32", help="Shape of an input with dynamic dimensions; may be repeated."),
+]
+FromNode = Annotated[str | None, typer.Option("--from", metavar="NODE", help="Compile from this ONNX node on.")]
+UntilNode = Annotated[str | None, typer.Option("--until", metavar="NODE", help="Compile up to this ONNX node.")]
+Ternary = Annotated[
+    str | None, typer.Option(metavar="sws[:TERMS]", help="Weights to ternary, or to a sum of ternary terms.")
+]
+Weights = Annotated[str | None, typer.Option(metavar="csd:N", help="Weights to integers of at most N signed digits.")]
+Prune = Annotated[str | None, typer.Option(metavar="tile:RATIO", help="Zero this share of PE x SIMD tiles.")]
+ActBits = Annotated[int | None, typer.Option(metavar="B", help="Bits of unquantized activations, 1 to 8 [default: 8].")]
+Calib = Annotated[Path | None, typer.Option(metavar="X.npz", help="Sample inputs for the ranges of activations.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(metavar="auto|plain|fused", help="Which of onnxruntime's results to reproduce [default: auto]."),
+]
+Pe = Annotated[int | None, typer.Option(metavar="P", help="Output channels of a tile [default: 8].")]
+Simd = Annotated[int | None, typer.Option(metavar="S", help="Input channels of a tile [default: 8].")]
+DumpIr = Annotated[bool, typer.Option("--dump-ir", help="Print both levels of the IR (stderr with --json).")]
+Explain = Annotated[bool, typer.Option(help="Say for each layer how it was decided.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"tcompile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def check(
+    model: Model,
+    shape: Shape = None,
+    from_node: FromNode = None,
+    until_node: UntilNode = None,
+    ternary: Ternary = None,
+    weights: Weights = None,
+    prune: Prune = None,
+    act_bits: ActBits = None,
+    calib: Calib = None,
+    reference: Reference = None,
+    pe: Pe = None,
+    simd: Simd = None,
+    config: Config = None,
+    dump_ir: DumpIr = False,
+    explain: Explain = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """What will happen to each node; every problem at once; nothing is written."""
+    screen = _screen(as_json, quiet, verbose)
+    given = _given(locals())
+    compiled = _compile(model, given, calib, config)
+    from tcompile.show import show_check
+
+    show_check(screen, compiled, explain=explain)
+    _dump_ir(screen, compiled, dump_ir)
+
+
+@app.command()
+def build(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.", show_default=False)],
+    shape: Shape = None,
+    from_node: FromNode = None,
+    until_node: UntilNode = None,
+    ternary: Ternary = None,
+    weights: Weights = None,
+    prune: Prune = None,
+    act_bits: ActBits = None,
+    calib: Calib = None,
+    reference: Reference = None,
+    pe: Pe = None,
+    simd: Simd = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Replace the build directory.")] = False,
+    config: Config = None,
+    dump_ir: DumpIr = False,
+    explain: Explain = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """The network in exact integers: integer IR, host models, certificate, report."""
+    from tcompile.bundle import check_target
+
+    screen = _screen(as_json, quiet, verbose)
+    given = _given(locals())
+    check_target(output, force=force)
+    compiled = _compile(model, given, calib, config)
+    from tcompile.show import show_build
+
+    compiled.write(output, force=force)
+    show_build(screen, compiled, output, explain=explain)
+    _dump_ir(screen, compiled, dump_ir)
+
+
+@app.command()
+def verify(
+    directory: Directory,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", metavar="X.npz", help="Frames x (and labels y); random without.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Frames to run [default: 16, or all inputs].")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of random frames.")] = 0,
+    simulator: Annotated[
+        str, typer.Option(metavar="model", help="What computes the accelerator's integers.")
+    ] = "model",
+    reference: Reference = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare every output integer with onnxruntime's."""
+    from tcompile.pipeline import verify_build
+    from tcompile.show import show_verification
+
+    screen = _screen(as_json, quiet, verbose)
+    _one_of("--simulator", simulator, ("model",))
+    if reference is not None:
+        _one_of("--reference", reference, ("auto", "plain", "fused"))
+    if samples is not None and samples < 1:
+        raise UsageError(Problem("bad-option", f"--samples must be at least 1, not {samples}"))
+    if seed < 0:
+        raise UsageError(Problem("bad-option", f"--seed must not be negative, and is {seed}"))
+    with screen.progress() as tell:
+        report, found = verify_build(
+            directory, inputs, samples=samples, seed=seed, mode=reference or "auto", progress=tell
+        )
+    show_verification(screen, report, found)
+    if found.mismatches:
+        raise MismatchError(
+            Problem(
+                "mismatch",
+                f"{found.mismatches} of {found.integers} output integers differ from onnxruntime ({found.reference})",
+                tuple(d.node for d in found.located[:1]),
+                "see 'located' in report.json; steps at risk are listed under 'exactness'",
+            )
+        )
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.")] = Path(
+        "build/demo"
+    ),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """The whole way on a real trained network: check, build, verify."""
+    from tcompile.demo import run_demo
+
+    run_demo(_screen(as_json, quiet, verbose), output)
+
+
+def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
+    from tcompile.console import Screen
+
+    if quiet and verbose:
+        raise UsageError(Problem("bad-option", "-q and -v contradict each other"))
+    return Screen(as_json=as_json, verbosity=-1 if quiet else int(verbose))
+
+
+OPTION_NAMES = (
+    "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd",
+)  # fmt: skip
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given on the command line."""
+    given = {k: values[k] for k in OPTION_NAMES if values[k] is not None}
+    if "shape" in given:
+        given["shape"] = dict(_shape(text) for text in given["shape"])
+    return given
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, dims = text.rpartition("=")
+    try:
+        if not equals or not name:
+            raise ValueError
+        return name, tuple(int(d) for d in dims.split(","))
+    except ValueError as error:
+        raise UsageError(Problem("bad-option", f"--shape must look like x=1,3,32,32, not {text!r}")) from error
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(Problem("bad-option", f"{option} must be one of {', '.join(choices)}, not {value!r}"))
+
+
+def _config(path: Path | None) -> dict[str, Any]:
+    """Options of a TOML file; keys are those of the command line with underscores."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(Problem("bad-config", f"{printable(str(path))} must be a TOML file: {error}")) from error
+
+
+def _compile(model: Path, given: dict[str, Any], calib: Path | None, config: Path | None) -> Any:
+    from tcompile.accelerator import build_options
+    from tcompile.pipeline import compile_file, read_npz
+
+    options = {**_config(config), **given}
+    calib = calib or (Path(options.pop("calib")) if "calib" in options else None)
+    return compile_file(model, build_options(options), None if calib is None else read_npz(calib))
+
+
+def _dump_ir(screen: Any, compiled: Any, wanted: bool) -> None:
+    if wanted:
+        from tcompile.ir.text import dump
+
+        for graph in (compiled.real, compiled.network.graph):
+            print(dump(graph), end="", file=sys.stderr if screen.as_json else sys.stdout)
+
+
+def main() -> None:
+    """Entry point; turns errors into messages and exit codes."""
+    flags = {a for a in sys.argv[1:] if a.startswith("-")}
+    try:
+        app(standalone_mode=False)
+    except TcompileError as error:
+        _report(error, flags)
+        raise SystemExit(error.exit_code) from None
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; nothing half written", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
+    except Exception as error:  # noqa: BLE001  the last line of defence: a fault of ours, said as such
+        usage = getattr(error, "show", None)
+        if usage is not None:  # click's own usage errors
+            usage()
+            raise SystemExit(2) from None
+        _fault(error, flags)
+        raise SystemExit(InternalError.exit_code) from None
+
+
+def _report(error: TcompileError, flags: set[str]) -> None:
+    from tcompile.console import Screen
+
+    Screen(as_json="--json" in flags).error(error)
+
+
+def _fault(error: Exception, flags: set[str]) -> None:
+    import traceback
+
+    traceback.print_exception(error, file=sys.stderr)
+    _report(InternalError(Problem("internal", f"{type(error).__name__}: {error}")), flags)
