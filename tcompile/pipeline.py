@@ -94,8 +94,8 @@ def _readme(report: Mapping[str, Any]) -> str:
         [
             "# A network in integers",
             "",
-            f"Built by tcompile {report['tools']['tcompile']}. Reference: onnxruntime, {exact['reference']};"
-            f" equality {exact['verdict']}, {exact['steps_at_risk']} of {exact['steps']} steps at risk.",
+            f"Built by tcompile {report['tools']['tcompile']}. Reference: onnxruntime, {exact['reference']}.",
+            f"Equality {exact['verdict']}, {exact['steps_at_risk']} of {exact['steps']} steps at risk.",
             "",
             "| file | what |",
             "|---|---|",

@@ -33,6 +33,15 @@ _LEVEL = {
     "plain": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "fused": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+ZERO_INPUT = {  # which input of a node holds the zero point of its output
+    "QuantizeLinear": 2,
+    "QLinearConv": 7,
+    "QLinearMatMul": 7,
+    "QLinearAdd": 7,
+    "QGemm": 8,
+    "QLinearAveragePool": 4,
+    "QLinearGlobalAveragePool": 4,
+}
 INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 
 
@@ -203,8 +212,8 @@ class Kernel:
 
     @property
     def integer(self) -> bool:
-        """Whether a linear layer is summed in integers."""
-        return self.op in INT_KERNELS
+        """Whether a linear layer is summed in integers and leaves as codes (QGemm can also leave as floats)."""
+        return self.op in INT_KERNELS and (self.op != "QGemm" or len(self.node.input) > ZERO_INPUT["QGemm"])
 
     def zero(self, index: int) -> int:
         """Zero point at an input."""
@@ -243,17 +252,6 @@ class Kernel:
         )
         domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         return Session(helper.make_model(graph, opset_imports=domains, ir_version=10))
-
-
-ZERO_INPUT = {  # which input of a node holds the zero point of its output
-    "QuantizeLinear": 2,
-    "QLinearConv": 7,
-    "QLinearMatMul": 7,
-    "QLinearAdd": 7,
-    "QGemm": 8,
-    "QLinearAveragePool": 4,
-    "QLinearGlobalAveragePool": 4,
-}
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,20 @@ def test_quantized_graphs_are_left_alone() -> None:
     assert once.changed and not again.changed and again.graph is once.graph
 
 
+def test_a_relu_on_codes_stays_on_their_grid() -> None:
+    net = Net()
+    x = net.input(1, 1, 4, 4)
+    first = QuantizeActivations(8, ranges={x: (-1, 1)}).run(net.graph(net.conv(x))).graph
+    (real,) = first.all(R.DequantizeLinear)
+    relu = R.Relu(name="again", inputs=(real.name,), type=real.type)
+    conv = next(n for n in first.all(R.Conv))
+    nodes = [n for n in first if n is not conv] + [
+        relu,
+        R.Conv(**{**vars(conv), "inputs": ("again", *conv.inputs[1:])}),
+    ]
+    assert quantization_points(first.with_nodes(nodes)) == ()
+
+
 def test_the_given_graph_stays_as_it_is() -> None:
     net = Net()
     graph = net.graph(net.dense(net.flat(net.same(R.Relu, net.pool(R.MaxPool, net.conv(net.input(1, 1, 4, 4)))))))
@@ -190,8 +204,8 @@ def test_the_given_graph_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "lo, hi, bits, step",
     [
-        (0, 255, 8, Step(0, 0, 255)), (0, 256, 8, Step(1, 0, 255)), (0, 1, 8, Step(-7, 0, 255)), (0, 0, 8, Step(0, 0, 255)),
-        (-128, 127, 8, Step(0, -128, 127)), (-128, 128, 8, Step(1, -128, 127)), (-1, 0, 4, Step(-3, -8, 7)),
+        (0, 255, 8, Step(0, 0, 255)), (0, 256, 8, Step(1, 0, 255)), (0, 1, 8, Step(-7, 0, 255)),
+        (0, 0, 8, Step(0, 0, 255)), (-128, 127, 8, Step(0, -128, 127)), (-128, 128, 8, Step(1, -128, 127)), (-1, 0, 4, Step(-3, -8, 7)),
         (0, 3, 2, Step(0, 0, 3)), (0, 1, 1, Step(0, 0, 1)), (-1, 1, 1, Step(0, -1, 1)),
     ],
 )  # fmt: skip
@@ -218,7 +232,7 @@ def test_values_in_range_are_at_most_half_a_step_off(lo: float, size: float, bit
     step = choose_step(lo, lo + size, bits)
     x = np.linspace(lo, lo + size, 33)
     assert (step.lo == 0) == (lo >= 0)
-    assert (np.abs(step.values(x) - x) <= step.scale / 2).all() or lo + size <= 0 or step.exponent == -126
+    assert (np.abs(step.values(x) - x) <= step.scale / 2).all()
 
 
 @pytest.mark.parametrize(
@@ -440,7 +454,7 @@ MNIST = {"mnist8_cntk.onnx": (1, 0), "mnist_lenet_fyh.onnx": (1 / 255 / 0.3081, 
 
 
 @pytest.mark.parametrize("name", MNIST)
-@pytest.mark.parametrize("weights, least", [(Ternarize(2), 0.6), (SignedDigits(3), 0.97)], ids=["sws2", "csd3"])
+@pytest.mark.parametrize("weights, least", [(Ternarize(2), 0.75), (SignedDigits(3), 0.97)], ids=["sws2", "csd3"])
 def test_trained_networks_without_training(name: str, weights: Pass, least: float, tmp_path: Path) -> None:
     scale, shift = MNIST[name]
     folder = shared_data("mnist")

@@ -332,6 +332,15 @@ def test_mean_correction_keeps_the_power_of_the_output() -> None:
     assert kept[True] < 0.05 < kept[False]
 
 
+@pytest.mark.parametrize("per, axes", [("layer", (0, 1)), ("channel", (1,))])
+def test_stretched_weights_have_the_norm_of_the_weights(per: str, axes: tuple[int, ...]) -> None:
+    weight = np.array([[1.0, 2, 0], [3, -5, 7]])
+    graph = Ternarize(1, per=per).run(gemm(weight, transB=1)).graph  # type: ignore[arg-type]
+    (scale,) = [graph[n.inputs[1]].value.array for n in graph.all(R.Mul)]  # type: ignore[union-attr]
+    quantized = codes(graph).array * (scale if per == "layer" else scale[:, None])
+    assert (quantized**2).sum(axis=axes) == pytest.approx((weight**2).sum(axis=axes))
+
+
 def test_one_scale_per_layer() -> None:
     weight = np.array([[1.0, 1], [3, 3]])
     graph = Ternarize(1, per="layer", mean_correction=False).run(gemm(weight, transB=1)).graph

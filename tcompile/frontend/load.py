@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto
 
 from tcompile.errors import ModelError, Problem, UsageError, printable

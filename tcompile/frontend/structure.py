@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import onnx
-from google.protobuf.message import Message  # type: ignore[import-untyped]
+from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inliner
 
 from tcompile.errors import ModelError, Problem, printable

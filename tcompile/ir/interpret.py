@@ -50,13 +50,13 @@ def interpret(
     Raises
     ------
     ValueError
-        An input lies outside its interval or has another shape.
+        An input is not of integers, lies outside its interval or has another shape.
     """
     frames = len(next(iter(feeds.values())))
     wanted = [n.name for n in graph if n.name in graph.outputs or (keep is not None and keep(n))]
     step = max(1, BLOCK // max(prod(n.type.shape) for n in graph))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-    for first in range(0, frames, step):
+    for first in range(0, max(1, frames), step):
         chunk = {name: _checked(graph[name], x[first : first + step]) for name, x in feeds.items()}
         values = _run(graph, chunk, set(wanted))
         for name in wanted:
@@ -69,7 +69,10 @@ def interpret(
 def _checked(node: Node, x: np.ndarray) -> np.ndarray:
     kind = node.type
     assert isinstance(kind, IntType)
-    x = np.asarray(x).astype(np.int64)
+    x = np.asarray(x)
+    if x.dtype.kind not in "iub":
+        raise ValueError(f"Input {node.name} must be integers, not {x.dtype}")
+    x = x.astype(np.int64)
     if x.shape[1:] != kind.shape:
         raise ValueError(f"Input {node.name} must have shape {kind.shape} per frame, not {x.shape[1:]}")
     if x.size and not (kind.lo <= x.min() and x.max() <= kind.hi):
@@ -194,7 +197,7 @@ def _(node: I.Slice, inputs: list[np.ndarray], types: list[IntType]) -> np.ndarr
     for start, step, size in zip(node.starts, node.steps, node.type.shape, strict=True):
         stop: int | None = start + step * size
         window.append(slice(start, stop if stop is not None and stop >= 0 else None, step))
-    return inputs[0][tuple(window)]
+    return np.asarray(inputs[0][tuple(window)])
 
 
 @apply.register

@@ -398,7 +398,8 @@ class _Lowering:
         dtype = quantizer.type.dtype
         if isinstance(start, AccumulatorStart):
             kernel = self.kernels.get(start.node)
-            if kernel is None or not kernel.integer:
+            absorbed = lifted.chain[:position]  # saturation does what these do; onnxruntime has made sure
+            if kernel is None or not kernel.integer or not all(isinstance(n, (R.Relu, R.Clip)) for n in absorbed):
                 return lifted
             whole = IntegerKernelStart(quantizer.name, start, np.float32(scale), zero, lo, hi, dtype)
             return replace(lifted, start=whole, chain=rest, axis=lifted.axis)
