@@ -230,7 +230,7 @@ def _compress(
     if options.prune:
         passes.append(PruneTiles(ratio=options.ratio, pe=options.pe, simd=options.simd))
     if options.ternary:
-        passes.append(Ternarize(terms=options.terms))
+        passes.append(Ternarize(terms=options.terms, thresholds="statistical" if options.terms == 1 else "fitted"))
     elif options.weights:
         passes.append(SignedDigits(digits=options.digits))
     if samples and (options.ternary or options.weights):
@@ -274,6 +274,7 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
     """In fused mode: operations of float layers that onnxruntime's optimizations replaced or removed."""
     if mode == "plain":
         return ()
+    host = [n for n in real if isinstance(n, R.Linear) and _where(lowered, n) == "host before"]
     owner: dict[str, str] = {}  # linear layer that onnxruntime leaves in floating point, by value
     moved = []
     for node in real:
@@ -289,7 +290,13 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
             owner.update((node.name, owner[i]) for i in node.uses if i in owner)
         if node.name in owner and (kernel is None or kernel.op != node.op) and not _needless(node, real):
             moved.append(name)
-    return tuple(f"onnxruntime's defaults replace or remove {printable(n)}, a floating-point operation" for n in moved)
+    moved += [n.origin.names[-1] for n in host]
+    return tuple(f"onnxruntime's defaults may replace or remove {printable(n)}, a floating-point operation" for n in moved)
+
+
+def _where(lowered: Lowered, node: R.RealNode) -> str:
+    place = lowered.placements.get(node.name)
+    return "" if place is None else place.where
 
 
 def _needless(node: R.RealNode, real: Graph) -> bool:

@@ -52,3 +52,21 @@ def _shared_model() -> Callable[[str], Path]:
 @pytest.fixture(name="shared_data")
 def _shared_data() -> Callable[[str], Path]:
     return shared_data
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden texts anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], str]:
+    """Kept text of tests/golden by file name; ``--update-golden`` first writes the text found."""
+
+    def read(name: str, found: str) -> str:
+        path = ROOT / "tests" / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(found, encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+
+    return read

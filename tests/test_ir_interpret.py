@@ -15,7 +15,7 @@ from tcompile.ir.interpret import interpret
 from tcompile.ir.legality import check
 from tcompile.ir.requantizers import Comparators, Table
 
-WIDE = 1 << 62
+WIDE = (1 << 63) - 1
 
 
 def run(node, *arrays):

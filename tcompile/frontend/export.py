@@ -40,7 +40,7 @@ def to_tensor_proto(tensor: Tensor, name: str) -> TensorProto:
     array = tensor.array
     if tensor.dtype in PACKED:
         array = array.astype(PACKED[tensor.dtype])
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    return numpy_helper.from_array(np.array(array, order="C"), name)
 
 
 class _Writer:
@@ -89,7 +89,7 @@ class _Writer:
                 extra = {} if len(inputs) > 2 and inputs[2] else {"output_dtype": element_type(node.type.dtype)}
                 self.add(node, "QuantizeLinear", inputs, out, axis=node.axis, **extra)
             case _:
-                names = [f.name for f in fields(node) if f.name not in COMMON]
+                names = [f.name for f in fields(node) if f.name not in COMMON and not _needless(node, f.name)]
                 self.add(node, node.op, inputs, out, **{n: _attribute(getattr(node, n)) for n in names})
 
     def _slice(self, node: R.Slice, inputs: list[str], out: list[str]) -> None:
@@ -101,6 +101,11 @@ class _Writer:
         words = ("starts", "ends", "axes", "steps")
         extra = [self.ints(f"{node.name}__{w}", list(c)) for w, c in zip(words, columns, strict=True)]
         self.add(node, "Slice", [*inputs, *extra], out)
+
+
+def _needless(node: R.RealNode, name: str) -> bool:
+    """Dilations of 1 on an average: onnxruntime's fused kernel does not know the attribute."""
+    return name == "dilations" and isinstance(node, R.AveragePool) and set(node.dilations) <= {1}
 
 
 def _attribute(value: Any) -> Any:

@@ -38,7 +38,7 @@ from tcompile.lowering.lifted import (
 from tcompile.lowering.pairs import Pairing
 from tcompile.lowering.steps import chain_direction, direction
 
-__all__ = ["Entry", "Risk", "certify", "certify_pair", "error_bound", "exact_sum"]
+__all__ = ["Entry", "Risk", "certify", "certify_output", "certify_pair", "error_bound", "exact_sum"]
 
 LISTED = 20
 UNIT = Fraction(1, 1 << 24)  # half a unit in the last place of 1.0 in float32
@@ -283,6 +283,21 @@ def _risks(
 
 def _code(steps: Steps, channel: int, integer: int) -> int:
     return int(steps.values[channel][np.searchsorted(steps.starts[channel], integer, side="right") - 1])
+
+
+def certify_output(start: AccumulatorStart, layer: str) -> Entry:
+    """Verdict on sums that leave the accelerator: onnxruntime's floats must round to the same integers.
+
+    Each channel counts as one step; it is at risk if the rounding of some order of summation reaches half a unit.
+    """
+    bound = np.where(exact_sum(start), 0.0, error_bound(start))
+    unit = np.abs(start.scale)
+    # float32 also rounds the sum that is to be decoded; the bound counts that rounding as one of its own
+    wrong = np.flatnonzero(bound >= unit / 2)
+    risks = tuple(
+        Risk(layer, int(c), 0, (0, 1), float(unit[c] / 2), float(bound[c])) for c in wrong[:LISTED]
+    )
+    return Entry(layer, "exact" if not bound.any() else "bounded", len(unit), len(wrong), risks)
 
 
 def certify_pair(pair: Pairing, layer: str, ratio: float) -> Entry:

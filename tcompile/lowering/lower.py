@@ -31,7 +31,7 @@ from tcompile.ir import integer as I
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, IntType, Origin, Tensor, identifier
 from tcompile.ir.requantizers import Steps
-from tcompile.lowering.certificate import Entry, certify, certify_pair
+from tcompile.lowering.certificate import Entry, certify, certify_output, certify_pair
 from tcompile.lowering.grid import Grid, grid_of, regrid
 from tcompile.lowering.lifted import (
     AccumulatorStart,
@@ -726,6 +726,8 @@ class _Lowering:
                     self._cut(part, found)
             case _:
                 assert isinstance(lifted.base, str)
+                if isinstance(start, AccumulatorStart) and lifted.base not in found:
+                    self.entries.append(certify_output(start, start.node))
                 found[lifted.base] = replace(lifted, chain=(), value=start.value)
 
 
