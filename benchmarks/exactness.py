@@ -218,7 +218,10 @@ def main() -> int:
             accelerator, row = run(case, options.data, options.limit)
             tools = accelerator.report["tools"]
             rows.append(row)
-            print(f"{row['case']}: {row['mismatches']} mismatches in {row['integers']} integers, {row['verdict']}", flush=True)
+            print(
+                f"{row['case']}: {row['mismatches']} mismatches in {row['integers']} integers, {row['verdict']}",
+                flush=True,
+            )
     if not options.only and not options.limit:
         Path(__file__).with_suffix(".md").write_text(table(rows, tools))
         Path(__file__).with_suffix(".json").write_text(json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n")

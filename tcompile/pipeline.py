@@ -291,7 +291,9 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
         if node.name in owner and (kernel is None or kernel.op != node.op) and not _needless(node, real):
             moved.append(name)
     moved += [n.origin.names[-1] for n in host]
-    return tuple(f"onnxruntime's defaults may replace or remove {printable(n)}, a floating-point operation" for n in moved)
+    return tuple(
+        f"onnxruntime's defaults may replace or remove {printable(n)}, a floating-point operation" for n in moved
+    )
 
 
 def _where(lowered: Lowered, node: R.RealNode) -> str:

@@ -20,9 +20,7 @@ WIDE = (1 << 63) - 1
 
 def run(node, *arrays):
     """One operation on one frame, inputs named x0, x1, ... with the intervals of their values."""
-    inputs = [
-        I.Input(name=f"x{k}", type=IntType(a.shape, int(a.min()), int(a.max()))) for k, a in enumerate(arrays)
-    ]
+    inputs = [I.Input(name=f"x{k}", type=IntType(a.shape, int(a.min()), int(a.max()))) for k, a in enumerate(arrays)]
     graph = Graph("integer", (*inputs, node), (node.name,))
     check(graph)
     return interpret(graph, {f"x{k}": a[None] for k, a in enumerate(arrays)})["y"][0]
@@ -70,7 +68,9 @@ def arrays(draw, shape, lo=-9, hi=9):
 def shape_of(size, geometry, channels):
     kernel, strides, pads, dilations, _ = geometry
     r = len(kernel)
-    spatial = [(size[k] + pads[k] + pads[r + k] - (kernel[k] - 1) * dilations[k] - 1) // strides[k] + 1 for k in range(r)]
+    spatial = [
+        (size[k] + pads[k] + pads[r + k] - (kernel[k] - 1) * dilations[k] - 1) // strides[k] + 1 for k in range(r)
+    ]
     return (1, channels, *spatial)
 
 
@@ -155,7 +155,15 @@ def test_add_scaled(data):
     a, b = arrays(data.draw, (1, 3, 2)), arrays(data.draw, (1, 3, 2))
     f, g = data.draw(st.tuples(st.integers(-50, 50), st.integers(-50, 50)))
     node = made(I.AddScaled, (1, 3, 2), ("x0", "x1"), factors=(f, g))
-    np.testing.assert_array_equal(run(node, a, b), [[[f * x + g * y for x, y in zip(p, q, strict=True)] for p, q in zip(a[0].tolist(), b[0].tolist(), strict=True)]])
+    np.testing.assert_array_equal(
+        run(node, a, b),
+        [
+            [
+                [f * x + g * y for x, y in zip(p, q, strict=True)]
+                for p, q in zip(a[0].tolist(), b[0].tolist(), strict=True)
+            ]
+        ],
+    )
 
 
 @pytest.mark.parametrize("axis", [1, 2])

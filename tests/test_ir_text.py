@@ -19,7 +19,9 @@ from tests.models import Net, integers_of
 
 hostile = st.one_of(
     st.text(max_size=12),
-    st.sampled_from(['"', "'", "a\nb", "\r\n", "\u2028", "} : int[1]{0..1} @ {", "x -> y", "\\", "\0", "\x85", "名 🙂"]),
+    st.sampled_from(
+        ['"', "'", "a\nb", "\r\n", "\u2028", "} : int[1]{0..1} @ {", "x -> y", "\\", "\0", "\x85", "名 🙂"]
+    ),
 )
 origins = st.builds(
     Origin, st.lists(st.tuples(hostile, st.sampled_from(["Conv", 'Re"lu'])), max_size=3).map(tuple), hostile
@@ -41,7 +43,9 @@ tensors = st.builds(
     lambda seed, shape, dtype: Tensor.of(_array(seed, shape, dtype)),
     seeds, shapes, st.sampled_from(["float32", "int8", "int64", "bool", "uint8", "float64"]),
 )  # fmt: skip
-packed = st.builds(lambda seed, dtype: Tensor(_array(seed, (3, 2), "uint8"), dtype), seeds, st.sampled_from(["uint2", "uint4"]))
+packed = st.builds(
+    lambda seed, dtype: Tensor(_array(seed, (3, 2), "uint8"), dtype), seeds, st.sampled_from(["uint2", "uint4"])
+)
 int_types = st.builds(lambda shape, ends: IntType(shape, *sorted(ends)), shapes, st.tuples(sizes, sizes))
 real_types = st.builds(TensorType, st.sampled_from(["float32", "int4", "uint8", "bool", "int64"]), shapes)
 pairs = st.tuples(st.integers(0, 5), st.integers(0, 5))

@@ -87,7 +87,9 @@ class End:
             codes = net.q(x, self.scale, self.zero, self.dtype)
             return net.op("Clip", codes, net.const(lo // 2, self.dtype), net.const(hi // 2, self.dtype))
         scaled = net.op("Round", net.op("Div", x, net.const(self.scale)))
-        return net.op("Cast", net.op("Clip", scaled, net.const(lo), net.const(hi)), to={"uint8": 2, "int8": 3}[self.dtype])
+        return net.op(
+            "Cast", net.op("Clip", scaled, net.const(lo), net.const(hi)), to={"uint8": 2, "int8": 3}[self.dtype]
+        )
 
 
 @st.composite
@@ -169,7 +171,16 @@ def layers(draw):
     x_scale = draw(st.sampled_from([2.0**-6, 0.75 / 64, 1 / 100, 0.02]))
     scale = np.float32(draw(st.lists(st.floats(0.0625, 1, width=32), min_size=CHANNELS, max_size=CHANNELS)))
     conv = draw(st.booleans())
-    return Layer(conv, weight, dtype, scale, np.float32(x_scale), draw(st.sampled_from([0, 0, 7, 128])), draw(steps), draw(ends()))
+    return Layer(
+        conv,
+        weight,
+        dtype,
+        scale,
+        np.float32(x_scale),
+        draw(st.sampled_from([0, 0, 7, 128])),
+        draw(steps),
+        draw(ends()),
+    )
 
 
 def requantized(layer: Layer, sums: np.ndarray) -> np.ndarray:
@@ -189,7 +200,9 @@ def test_requantizer_equals_onnxruntime_on_every_reachable_sum(layer):
 def test_each_operator_alone(name, conv):
     weight = np.array([[1, -1, 0], [0, 1, 1], [-1, -1, 1]])
     chain = [(name, [0.7, -1.3, 0.4])]
-    layer = Layer(conv, weight, "int2", np.float32([0.3, 0.5, 0.9]), np.float32(0.02), 3, chain, End("quantize", 0.05, 5, "int8"))
+    layer = Layer(
+        conv, weight, "int2", np.float32([0.3, 0.5, 0.9]), np.float32(0.02), 3, chain, End("quantize", 0.05, 5, "int8")
+    )
     sums = layer.sums()
     np.testing.assert_array_equal(requantized(layer, sums), layer.expected(sums))
 
@@ -209,6 +222,15 @@ def test_each_operator_alone_wrong():
 @pytest.mark.parametrize("row", [[0, 0, 0], [0, 1, 0]], ids=["zero-row", "single-value"])
 def test_channels_without_steps(row):
     weight = np.array([row, [0, 0, 0], [1, -1, 1]])
-    layer = Layer(True, weight, "int2", np.float32([0.3, 0.5, 0.9]), np.float32(0.02), 0, [("Add", [0.3, -0.2, 0.1])], End("quantize", 50.0, 1, "uint4"))
+    layer = Layer(
+        True,
+        weight,
+        "int2",
+        np.float32([0.3, 0.5, 0.9]),
+        np.float32(0.02),
+        0,
+        [("Add", [0.3, -0.2, 0.1])],
+        End("quantize", 50.0, 1, "uint4"),
+    )
     sums = layer.sums()
     np.testing.assert_array_equal(requantized(layer, sums), layer.expected(sums))

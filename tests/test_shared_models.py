@@ -78,12 +78,16 @@ def test_planted_wrong_step_is_found():
     wrong = dataclasses.replace(layer, weight=dataclasses.replace(layer.weight, array=weight))
     nodes = tuple(wrong if n is layer else n for n in graph)
     network = dataclasses.replace(compiled.network, graph=dataclasses.replace(graph, nodes=nodes))
-    found = tcompile.Accelerator(dataclasses.replace(compiled, network=network)).verify(exactness.mnist_unit(_data(case))["x"][:200])
+    found = tcompile.Accelerator(dataclasses.replace(compiled, network=network)).verify(
+        exactness.mnist_unit(_data(case))["x"][:200]
+    )
     assert found.mismatches > 0
     assert found.located[0].value == "MatMul_20"
 
 
-@pytest.mark.parametrize("name", ["qonnx_tfc_2w2a_ternary.onnx", "qonnx_tfc_1w2a.onnx", "qonnx_tfc_1w1a.onnx", "qonnx_jettagging_6b.onnx"])
+@pytest.mark.parametrize(
+    "name", ["qonnx_tfc_2w2a_ternary.onnx", "qonnx_tfc_1w2a.onnx", "qonnx_tfc_1w1a.onnx", "qonnx_jettagging_6b.onnx"]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_qonnx_executor_agrees(name):
     path = shared_model(name)

@@ -294,9 +294,7 @@ def certify_output(start: AccumulatorStart, layer: str) -> Entry:
     unit = np.abs(start.scale)
     # float32 also rounds the sum that is to be decoded; the bound counts that rounding as one of its own
     wrong = np.flatnonzero(bound >= unit / 2)
-    risks = tuple(
-        Risk(layer, int(c), 0, (0, 1), float(unit[c] / 2), float(bound[c])) for c in wrong[:LISTED]
-    )
+    risks = tuple(Risk(layer, int(c), 0, (0, 1), float(unit[c] / 2), float(bound[c])) for c in wrong[:LISTED])
     return Entry(layer, "exact" if not bound.any() else "bounded", len(unit), len(wrong), risks)
 
 

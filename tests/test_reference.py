@@ -1,0 +1,68 @@
+"""The reference: onnxruntime as the file says it, one frame at a time, and with its optimizations."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tcompile import reference
+from tcompile.errors import ModelError
+from tests.models import Net, with_outputs
+
+
+def model(y, net):
+    return with_outputs(net.model(y), [y])
+
+
+def quantized_gemm():
+    net = Net()
+    x = net.dq(net.input((1, 4)), 0.1, 5)
+    w = net.weight(np.arange(-4, 8).reshape(3, 4), 0.2)
+    y = net.q(net.op("Gemm", x, w, transB=1), 0.3, 7)
+    return model(y, net), y
+
+
+def test_run_returns_every_output_by_name():
+    net = Net()
+    x = net.input((1, 2), "float32")
+    two, three = net.op("Mul", x, net.const(2.0)), net.op("Mul", x, net.const(3.0))
+    found = reference.run(with_outputs(net.model(two, three), [two, three]), {x: np.float32([[1, 2]])})
+    assert {k: v.tolist() for k, v in found.items()} == {two: [[2, 4]], three: [[3, 6]]}
+
+
+@pytest.mark.parametrize("mode", ["plain", "fused"])
+def test_frames_are_run_one_by_one(mode):
+    made, y = quantized_gemm()
+    frames = np.random.default_rng(0).integers(0, 256, (5, 1, 4)).astype(np.uint8)
+    seen: list[int] = []
+    found = reference.Session(made, mode).frames({"in0": frames}, progress=seen.append)[y]
+    assert found.shape == (5, 1, 3) and seen == [1, 2, 3, 4, 5]
+    for frame, result in zip(frames, found, strict=True):
+        np.testing.assert_array_equal(reference.run(made, {"in0": frame}, mode)[y], result)
+
+
+def test_plain_computes_the_integers_of_the_file():
+    made, y = quantized_gemm()
+    codes = np.array([[0, 255, 17, 5]])
+    total = (codes - 5) @ np.arange(-4, 8).reshape(3, 4).T
+    expected = np.clip(np.rint(total * 0.1 * 0.2 / 0.3) + 7, 0, 255)
+    np.testing.assert_array_equal(reference.run(made, {"in0": codes.astype(np.uint8)})[y], expected)
+
+
+def test_what_onnxruntime_does_not_load_is_a_model_error():
+    net = Net()
+    y = net.op("NoSuchOperator", net.input((1, 2), "float32"))
+    broken = net.model(y)
+    broken.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(y, 1, [1, 2]))
+    with pytest.raises(ModelError, match=r"onnxruntime .* does not load the model \(plain\)"):
+        reference.Session(broken)
+
+
+def test_optimizations_make_integer_kernels_with_the_names_of_the_file():
+    kernel = reference.kernels(quantized_gemm()[0])["gemm_2"]
+    assert (kernel.op, kernel.integer) == ("QGemm", True)
+
+
+def test_version_is_that_of_the_installed_package():
+    assert reference.version().split(".")[0].isdecimal()
