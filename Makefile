@@ -35,8 +35,8 @@ lint: $(STAMP) ## the part of `test` that reads the code only
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-bench: $(STAMP) ## measure; see benchmarks/
-	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py is not there yet"; fi
+bench: $(STAMP) ## exactness on real networks below ../shared/data; writes benchmarks/exactness.md
+	@$(BIN)/python benchmarks/exactness.py
 
 mutate: $(STAMP) ## plant faults in passes, lowering and IR; how many do the tests find?
 	@$(BIN)/python -m tests.mutation --paths $(MUTATE_PATHS) --sample $(MUTATE_SAMPLE) --seed $(MUTATE_SEED) --jobs $(JOBS)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def cifar(data: Path) -> Arrays:
     held = np.load(data / "datasets" / "cifar10-jpeg" / "test.npz")
     stream, offset = held["jpeg"], held["offset"]
     images = [
-        np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()))) for a, b in zip(offset[:-1], offset[1:], strict=True)
+        np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()))) for a, b in pairwise(offset)
     ]
     order = np.random.default_rng(0).permutation(len(images))  # the file is sorted by class
     x = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)

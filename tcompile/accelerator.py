@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tcompile.errors import Problem, UsageError
+from tcompile.errors import Problem, UsageError, printable
 from tcompile.options import BuildOptions
 from tcompile.pipeline import Compiled, compile_file, read_npz
 from tcompile.report import with_verification
@@ -89,14 +90,25 @@ def build_options(options: Mapping[str, Any]) -> BuildOptions:
     try:
         return BuildOptions(**options)
     except ValidationError as error:
-        raise UsageError(
-            [
-                Problem(
-                    "bad-option", f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e.get('input')!r}"
-                )
-                for e in error.errors()
-            ]
-        ) from error
+        raise UsageError([_bad_option(e["loc"], e["type"], e["msg"], e["input"]) for e in error.errors()]) from error
+
+
+def _bad_option(place: tuple[int | str, ...], kind: str, reason: str, found: object) -> Problem:
+    name = ".".join(map(str, place))
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(name[:100], BuildOptions.model_fields, 1)
+        listed = ", ".join(BuildOptions.model_fields)
+        return Problem(
+            "unknown-option",
+            f"there is no option {printable(name)}",
+            hint=f"is {close[0]} meant?" if close else f"the options are {listed}",
+        )
+    reason = reason.removeprefix("Value error, ")
+    if not place:
+        return Problem("bad-option", reason)
+    return Problem(
+        "bad-option", f"{printable(name)[1:-1]}: {reason[:1].lower() + reason[1:]}, not {printable(str(found))}"
+    )
 
 
 def compile(

@@ -6,10 +6,12 @@ outside tool is missing or failed; 70 a fault of tcompile; 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -17,6 +19,8 @@ from tcompile.errors import InternalError, MismatchError, Problem, TcompileError
 from tcompile.version import __version__
 
 __all__ = ["app", "main"]
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="tcompile",
@@ -169,7 +173,7 @@ def verify(
         raise UsageError(Problem("bad-option", f"--seed must not be negative, and is {seed}"))
     with screen.progress() as tell:
         report, found = verify_build(
-            directory, inputs, samples=samples, seed=seed, mode=reference or "auto", progress=tell
+            directory, inputs, samples=samples, seed=seed, mode=cast(Any, reference or "auto"), progress=tell
         )
     show_verification(screen, report, found)
     if found.mismatches:
@@ -226,12 +230,12 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
             raise ValueError
         return name, tuple(int(d) for d in dims.split(","))
     except ValueError as error:
-        raise UsageError(Problem("bad-option", f"--shape must look like x=1,3,32,32, not {text!r}")) from error
+        raise UsageError(Problem("bad-option", f"--shape must look like x=1,3,32,32, not {printable(text)}")) from error
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(Problem("bad-option", f"{option} must be one of {', '.join(choices)}, not {value!r}"))
+        raise UsageError(Problem("bad-option", f"{option} must be one of {', '.join(choices)}, not {printable(value)}"))
 
 
 def _config(path: Path | None) -> dict[str, Any]:
@@ -241,7 +245,9 @@ def _config(path: Path | None) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(Problem("bad-config", f"{printable(str(path))} must be a TOML file: {error}")) from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        message = f"{printable(str(path))} must be a TOML file: {printable(reason)[1:-1]}"
+        raise UsageError(Problem("bad-config", message, hint="such as: ternary = 'sws:2'")) from error
 
 
 def _compile(model: Path, given: dict[str, Any], calib: Path | None, config: Path | None) -> Any:
@@ -249,7 +255,10 @@ def _compile(model: Path, given: dict[str, Any], calib: Path | None, config: Pat
     from tcompile.pipeline import compile_file, read_npz
 
     options = {**_config(config), **given}
-    calib = calib or (Path(options.pop("calib")) if "calib" in options else None)
+    configured = options.pop("calib", None)
+    if not isinstance(configured, str | None):
+        raise UsageError(Problem("bad-option", f"calib must be the path of an .npz file, not {configured!r}"))
+    calib = calib or (None if configured is None else Path(configured))
     return compile_file(model, build_options(options), None if calib is None else read_npz(calib))
 
 
@@ -265,7 +274,10 @@ def main() -> None:
     """Entry point; turns errors into messages and exit codes."""
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     try:
-        app(standalone_mode=False)
+        stopped = app(standalone_mode=False, prog_name="tcompile")  # a code where typer stopped by itself, else None
+        sys.stdout.flush()
+        if stopped == INTERRUPTED:
+            raise KeyboardInterrupt
     except TcompileError as error:
         _report(error, flags)
         raise SystemExit(error.exit_code) from None
@@ -273,14 +285,34 @@ def main() -> None:
         raise SystemExit(stop.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; nothing half written", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
+    except (OSError, MemoryError) as error:  # a full disk or memory, where no one could say more
+        _detach_stdout()
+        reason = (isinstance(error, OSError) and error.strerror) or "out of memory"
+        _report(UsageError(Problem("system", f"the system must go along, and says: {reason}")), flags - {"--json"})
+        raise SystemExit(UsageError.exit_code) from None
     except Exception as error:  # noqa: BLE001  the last line of defence: a fault of ours, said as such
-        usage = getattr(error, "show", None)
-        if usage is not None:  # click's own usage errors
-            usage()
-            raise SystemExit(2) from None
+        if hasattr(error, "format_message"):  # typer's own usage errors
+            _usage(error, flags)
+            raise SystemExit(UsageError.exit_code) from None
         _fault(error, flags)
         raise SystemExit(InternalError.exit_code) from None
+
+
+def _usage(error: Any, flags: set[str]) -> None:
+    """A usage error of the parser, in our words; a command without arguments gets its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    reason = " ".join(str(error.format_message()).split())
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "tcompile"
+    _report(UsageError(Problem("usage", reason[:1].lower() + reason[1:], hint=f"{command} --help")), flags)
+
+
+def _detach_stdout() -> None:
+    """Nothing more is to be written where writing failed, not even when Python ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: TcompileError, flags: set[str]) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tcompile.errors import InternalError, Problem, TcompileError, ToolError, printable
+from tcompile.errors import InternalError, MismatchError, Problem, TcompileError, ToolError, printable
 from tcompile.verify import Progress as Tell
 
 __all__ = ["Screen"]
@@ -44,6 +44,7 @@ class Screen:
     def json(self, document: Mapping[str, Any]) -> None:
         """Write the result as JSON."""
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """One line of the result; not with ``--json`` or ``-q``."""
@@ -108,12 +109,13 @@ class Screen:
 
     def error(self, error: TcompileError) -> None:
         """All problems of an error, then how many there were."""
-        if self.as_json:
+        if self.as_json and not isinstance(error, MismatchError):  # whose report is there already
             self.json({"error": type(error).__name__, "exit_code": error.exit_code, "problems": problems_json(error)})
         for problem in error.problems:
             self._problem(problem)
         count = len(error.problems)
-        tail = "nothing was written" if not isinstance(error, (ToolError, InternalError)) else "stopped"
+        late = isinstance(error, (ToolError, InternalError, MismatchError)) or error.problems[0].code == "system"
+        tail = "stopped" if late else "nothing was written"
         self.err.print(f"{count} problem{'s' if count != 1 else ''}; {tail}")
         if isinstance(error, InternalError):
             self.err.print("This is a fault of tcompile: please report it with the model, if you can share it.")

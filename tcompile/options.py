@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["BuildOptions", "VerifyOptions"]
 
@@ -69,6 +69,12 @@ class BuildOptions(_Options):
         if value is not None and (match is None or not 0 <= float(match[1]) < 1):
             raise ValueError("must be tile:RATIO with 0 <= RATIO < 1")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BuildOptions:
+        if self.ternary is not None and self.weights is not None:
+            raise ValueError("ternary and weights contradict each other; give one of them")
+        return self
 
     @property
     def terms(self) -> int:

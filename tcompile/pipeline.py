@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +18,17 @@ from google.protobuf.message import DecodeError
 
 from tcompile import reference
 from tcompile.bundle import Bundle, check_target, replace_file
-from tcompile.errors import ModelError, Problem, UsageError, printable
+from tcompile.errors import InternalError, ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
 from tcompile.frontend.export import export
 from tcompile.frontend.importer import import_model
 from tcompile.hosts import Port, host_models, ports
 from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, IntType, TensorType
+from tcompile.ir.graph import NARROW, Graph, IntType, TensorType
+from tcompile.ir.integer import Input
 from tcompile.ir.legality import check as check_legal
 from tcompile.ir.text import dump, parse
+from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
 from tcompile.options import BuildOptions
 from tcompile.passes import (
@@ -45,6 +51,12 @@ __all__ = ["Compiled", "compile_file", "node_rows", "read_build", "read_npz", "v
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
+NOT_ARRAYS = (  # what numpy raises on files that are no archives of arrays
+    OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, MemoryError, RuntimeError, SyntaxError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+DAMAGES = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, DecodeError, zlib.error)
+LARGEST = 2.0**120  # of a linear layer's real values, well inside float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +133,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         The file is missing or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except FileNotFoundError as error:
         raise UsageError(Problem("no-file", f"the data file {printable(str(path))} does not exist")) from error
-    except (OSError, ValueError, AttributeError, EOFError, KeyError) as error:
-        message = f"{printable(str(path))} must be an .npz file of plain arrays: {' '.join(str(error).split())[:200]}"
+    except NOT_ARRAYS as error:
+        reason = printable(" ".join(str(error).split())[:200])[1:-1]
+        message = f"{printable(str(path))} must be an .npz file of plain arrays: {reason or type(error).__name__}"
         raise UsageError(Problem("not-npz", message, hint="write it with numpy.savez(path, x=..., y=...)")) from error
 
 
@@ -149,7 +162,7 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
     """
     loaded = load(path, options.shape)
     real = import_model(loaded.model)
-    check_legal(real)
+    _refuse_illegal(real)
     source = loaded.reference
     real, cut = _cut(real, options)
     if cut:
@@ -159,9 +172,13 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
         source = export(real)
         real = import_model(normalize(source))
         check_legal(real)
+    _refuse_ends(real)
     mode, kernels = _mode(source, real, options)
-    lowered = lower(real, mode, kernels)
+    _refuse_unrunnable(source, mode)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        lowered = lower(real, mode, kernels)
     check_legal(lowered.graph)
+    _refuse_overflow(lowered)
     return _compiled(loaded, real, lowered, source, mode, kernels, records, options)
 
 
@@ -191,6 +208,79 @@ def _compiled(
         notes=(*loaded.notes, *lowered.notes),
     )
     return Compiled(loaded, real, lowered, network, records, report)
+
+
+def _refuse_illegal(real: Graph) -> None:
+    """What the importer takes from a file and the rules of the real level forbid is a fault of the file."""
+    try:
+        check_legal(real)
+    except InternalError as error:
+        raise ModelError(
+            [replace(p, code="invalid-graph", where=p.where[1:] or p.where) for p in error.problems]
+        ) from error
+    scales = [(n, real[n.inputs[1]]) for n in real.all(R.QuantizeLinear)]
+    wrong = [n.origin.names[-1] for n, s in scales if isinstance(s, R.Const) and not (s.value.array > 0).all()]
+    if wrong:
+        message = f"scales must be positive; {printable(wrong[0])} has others"
+        raise ModelError(Problem("bad-scale", message, tuple(wrong), "is the file damaged?"))
+
+
+def _refuse_ends(real: Graph) -> None:
+    """Inputs and outputs must be something that a host can give and take."""
+    problems = []
+    for node in (*real.all(R.Input), *(real[o] for o in dict.fromkeys(real.outputs))):
+        assert isinstance(node.type, TensorType)
+        name, end = printable(node.origin.tensor), "input" if isinstance(node, R.Input) else "output"
+        if node.type.dtype in NARROW:
+            message = f"{end} {name} must have elements of 8 bits or more, not {node.type.dtype}"
+            hint = (
+                "onnxruntime hands no packed tensors to Python; let the network begin or end with floats or 8-bit codes"
+            )
+            problems.append(Problem("packed-port", message, (node.origin.tensor,), hint))
+        if end == "output" and not _depends(real, node.name):
+            message = f"output {name} must depend on an input, and is constant"
+            problems.append(Problem("constant-output", message, (node.origin.tensor,), "remove it from the outputs"))
+    if problems:
+        raise ModelError(problems)
+
+
+def _depends(real: Graph, value: str) -> bool:
+    seen, stack = set[str](), [value]
+    while stack:
+        name = stack.pop()
+        if isinstance(real[name], R.Input):
+            return True
+        if name not in seen:
+            seen.add(name)
+            stack.extend(real[name].uses)
+    return False
+
+
+def _refuse_unrunnable(source: onnx.ModelProto, mode: Mode) -> None:
+    """Let the reference run one frame before any work: it must load, and have kernels for every node."""
+    zeros = {
+        i.name: np.zeros(
+            tuple(d.dim_value for d in i.type.tensor_type.shape.dim),
+            onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type),
+        )
+        for i in source.graph.input
+    }
+    reference.run(source, zeros, mode)
+
+
+def _refuse_overflow(lowered: Lowered) -> None:
+    """Sums must stay finite in floating point, or no integer stands for them."""
+    problems: dict[str, Problem] = {}
+    for lifted in (*lowered.probes.values(), *lowered.outputs.values()):
+        start = lifted.start
+        if isinstance(start, AccumulatorStart):
+            largest = float((np.abs(start.scale) * start.magnitude + np.abs(start.bias)).max(initial=0.0))
+            if not largest < LARGEST:
+                message = f"the sums of {printable(start.node)} must stay below 2^120, and reach {largest:.3g}"
+                hint = "look at the scales of its inputs and weights"
+                problems[start.node] = Problem("overflow", message, (start.node,), hint)
+    if problems:
+        raise ModelError(problems.values())
 
 
 def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
@@ -253,7 +343,12 @@ def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[
 
     One layer that onnxruntime leaves in floating point costs one layer of proof; the other reference costs all.
     """
-    kernels = reference.kernels(source)
+    try:
+        kernels = reference.kernels(source)
+    except ModelError:  # onnxruntime's optimizations make of some packed types what it cannot load
+        if options.reference == "fused":
+            raise
+        return "plain", {}
     if options.reference == "plain":
         return "plain", kernels
     linear = [n.origin.names[-1] for n in real if isinstance(n, R.Linear)]
@@ -330,11 +425,12 @@ def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
                     "build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again"
                 )
             )
+        _check_keys(report)
         network = Network(
             parse((directory / "network.ir").read_text()),
-            onnx.load(str(directory / "host/host_pre.onnx")),
-            onnx.load(str(directory / "host/host_post.onnx")),
-            onnx.load(str(directory / "model.lowered.onnx")),
+            onnx.load(directory / "host/host_pre.onnx", load_external_data=False),
+            onnx.load(directory / "host/host_post.onnx", load_external_data=False),
+            onnx.load(directory / "model.lowered.onnx", load_external_data=False),
             layout["reference"],
             tuple(Port.from_json(p) for p in layout["outputs"]),
             tuple(Port.from_json(p) for p in layout["probes"]),
@@ -343,11 +439,50 @@ def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
         message = f"{name} must be a build directory, and has no {printable(Path(str(error.filename)).name)}"
         raise UsageError(Problem("no-build", message, hint="tcompile build MODEL.onnx -o DIR")) from error
     except NotADirectoryError as error:
-        raise UsageError(Problem("no-build", f"{name} must be a directory")) from error
-    except (ValueError, KeyError, TypeError, OSError, DecodeError) as error:
-        message = f"{name} is damaged: {' '.join(str(error).split())[:200]}"
-        raise UsageError(Problem("no-build", message, hint="build it again")) from error
+        raise UsageError(
+            Problem("no-build", f"{name} must be a directory", hint="tcompile build MODEL.onnx -o DIR")
+        ) from error
+    except DAMAGES as error:
+        raise _damaged(directory, str(error)) from error
+    _check_network(network, directory)
     return network, report
+
+
+def _damaged(directory: Path, reason: str) -> UsageError:
+    shown = printable(" ".join(reason.split())[:200])[1:-1]
+    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
+
+
+def _check_keys(report: dict[str, Any]) -> None:
+    missing = sorted({"model", "exactness", "verification", "weights", "layers", "tools"} - set(report))
+    if missing or "verdict" not in report["exactness"]:
+        raise ValueError(f"report.json has no {', '.join(missing) or 'verdict'}")
+
+
+def _check_network(network: Network, directory: Path) -> None:
+    """The files of a build directory must fit each other."""
+    try:
+        check_legal(network.graph)
+    except InternalError as error:
+        raise _damaged(directory, f"network.ir: {error}") from error
+    values = {n.name for n in network.graph}
+    entries = sum(isinstance(n, Input) for n in network.graph)
+    wrong = [
+        ("host/ports.json names values that network.ir has not", {p.value for p in network.outputs} - values),
+        ("host/ports.json names values that network.ir has not", {p.value for p in network.probes} - values),
+        ("host/ports.json names an unknown reference", network.mode not in ("plain", "fused")),
+        ("network.ir is not at the integer level", network.graph.level != "integer"),
+        ("host/host_pre.onnx does not fit network.ir", len(network.pre.graph.output) != entries),
+        ("host/host_post.onnx does not fit host/ports.json", len(network.post.graph.input) != len(network.outputs)),
+    ]
+    given = {i.name for i in network.reference.graph.input}
+    wrong += [
+        ("model.lowered.onnx has no inputs", not given),
+        ("host/host_pre.onnx does not fit model.lowered.onnx", {i.name for i in network.pre.graph.input} - given),
+    ]
+    for reason, holds in wrong:
+        if holds:
+            raise _damaged(directory, reason)
 
 
 def verify_build(

@@ -80,13 +80,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelError(
-                Problem(
-                    "reference-refused",
-                    f"onnxruntime {version()} does not load the model ({mode}): {_one_line(error)}",
-                    hint="the reference must run; load the file in onnxruntime by itself to see its full message",
-                )
-            ) from error
+            raise _refused(mode, error) from error
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -130,6 +124,16 @@ class Session:
 def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], mode: Mode = "plain") -> dict[str, np.ndarray]:
     """Load `model`, run it once, return every output by name."""
     return Session(model, mode)(feeds)
+
+
+def _refused(mode: Mode, error: Exception) -> ModelError:
+    return ModelError(
+        Problem(
+            "reference-refused",
+            f"onnxruntime {version()} does not load the model ({mode}): {_one_line(error)}",
+            hint="the reference must run; load the file in onnxruntime by itself to see its full message",
+        )
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -190,7 +194,10 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        try:
+            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise _refused("fused", error) from error
         return onnx.load(str(path))
 
 

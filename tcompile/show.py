@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def show_build(screen: Screen, compiled: Compiled, directory: Path, *, explain: 
             "weights were changed without training: accuracy is what 'tcompile verify' measures, and falls with few"
             " terms or digits; training under compression ('tcompile compress') is planned"
         )
-    screen.say(f"wrote {printable(str(directory))}; next: tcompile verify {directory} --inputs X.npz")
+    name = str(directory)
+    again = shlex.quote(name) if name.isprintable() else "DIR"
+    screen.say(f"wrote {printable(name)}; next: tcompile verify {again} --inputs X.npz")
 
 
 def layers(screen: Screen, report: Report) -> None:

@@ -86,8 +86,7 @@ class Net:
 
 def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the types of its outputs, which `Net` leaves to inference."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    return inferred
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
 def real_graph(model: onnx.ModelProto) -> Graph:

@@ -161,7 +161,7 @@ def test_an_illegal_graph_is_refused(case):
         check(graph)
 
 
-@pytest.mark.parametrize(("table", "cases"), [(COMMON, COMMON_WRONG), (REAL, REAL_WRONG), (INTEGER, INTEGER_WRONG)])
+@pytest.mark.parametrize("table, cases", [(COMMON, COMMON_WRONG), (REAL, REAL_WRONG), (INTEGER, INTEGER_WRONG)])
 def test_every_rule_has_a_graph_that_breaks_it(table, cases):
     problems = []
     for graph, _ in cases.values():

@@ -133,7 +133,7 @@ def test_one_line_per_node_whatever_the_names():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("graph x real -> y\n", "first line"),
         ('graph "n" integer -> y\ny = Nothing() {} : int[1]{0..1} @ {"nodes":[],"tensor":""}\n', "line must be"),

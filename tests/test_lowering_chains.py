@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from tcompile import reference
+from tcompile.errors import ModelError
 from tcompile.ir import integer as I
+from tcompile.lowering import steps as steps_module
+from tcompile.lowering.lifted import AccumulatorStart, ChainError
 from tests.models import Net, code_range, integers_of, with_outputs
 
 CHANNELS = 3
@@ -217,6 +221,67 @@ def test_each_operator_alone_wrong():
     )
     sums = right.sums()
     assert not np.array_equal(requantized(wrong, sums), right.expected(sums))
+
+
+MONOTONE = ("Add", "Sub", "Mul", "Div", "ReverseSub", "BatchNormalization", "Relu", "Clip", "LeakyRelu", "Floor", "Neg")
+monotone_steps = st.lists(st.tuples(st.sampled_from(MONOTONE), operands), max_size=4)
+
+
+def lifted_of(layer: Layer):
+    """A layer's sum with its whole chain."""
+    graph, lowered = integers_of(layer.whole())
+    (lifted,) = (p for p in lowered.probes.values() if isinstance(p.start, AccumulatorStart))
+    for node in graph:
+        if lifted.value in node.uses:
+            lifted = lifted.then(node)
+    return lifted
+
+
+@given(layers(), monotone_steps)
+@settings(max_examples=40)
+def test_bisection_finds_the_steps_of_the_table(layer, chain):
+    """Sums too many to tabulate are bisected where the operators' algebra says that the chain is monotone."""
+    layer.chain = chain
+    lifted = lifted_of(layer)
+    assert steps_module.direction(lifted) is not None
+    table = steps_module.steps_of(lifted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps_module, "TOTAL", 0)
+        assert steps_module.steps_of(lifted) == table
+
+
+def chain_too_long(name: str, *, used: bool):
+    """A chain behind a sum, and whether another operation follows its codes."""
+    net = Net()
+    y = net.op("MatMul", net.dq(net.input((1, 3)), 1.0), net.weight(np.array([[1], [-1], [1]]), 1.0, axis=1))
+    codes = net.q(OPERATORS[name](net, y, 2, 0.5), 1.0, 0, "int8")
+    return net.model(net.dq(codes, 1.0, 0, "int8") if used else codes)
+
+
+@pytest.mark.parametrize(
+    "used", [True, pytest.param(False, marks=pytest.mark.xfail(raises=ChainError, reason="outputs are made uncaught"))]
+)
+@pytest.mark.parametrize("name", ["HardSwish", "Where", "Abs", "Sigmoid"])
+def test_too_many_sums_of_another_chain_are_refused(name, used, monkeypatch):
+    monkeypatch.setattr(steps_module, "TOTAL", 0)
+    monkeypatch.setattr(steps_module, "TABLE", 100)
+    with pytest.raises(ModelError, match="not monotone by its algebra"):
+        integers_of(chain_too_long(name, used=used))
+
+
+def test_a_cast_that_wraps_around_is_not_monotone():
+    net = Net()
+    y = net.op("MatMul", net.dq(net.input((1, 1)), 1.0), net.weight(np.array([[2]]), 1.0, axis=1))
+    clipped = net.op("Clip", y, net.const(-100.0), net.const(300.0))
+    codes = {to: net.op("Cast", clipped, to=to) for to in (TensorProto.UINT8, TensorProto.INT32, TensorProto.BOOL)}
+    graph, lowered = integers_of(net.model(*codes.values()))
+    (lifted,) = (p for p in lowered.probes.values() if p.start.value == y)
+    directions = {}
+    for to, name in codes.items():
+        nodes = {n.origin.tensor: n for n in graph}
+        chain = lifted.then(nodes[clipped]).then(nodes[name])
+        directions[to] = steps_module.direction(chain) is not None
+    assert directions == {TensorProto.UINT8: False, TensorProto.INT32: True, TensorProto.BOOL: False}
 
 
 @pytest.mark.parametrize("row", [[0, 0, 0], [0, 1, 0]], ids=["zero-row", "single-value"])

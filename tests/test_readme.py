@@ -38,7 +38,7 @@ def test_readme_has_examples():
     assert len(PYTHON) == 1
 
 
-@pytest.mark.parametrize(("command", "output"), SESSIONS, ids=[c for c, _ in SESSIONS])
+@pytest.mark.parametrize("command, output", SESSIONS, ids=[c for c, _ in SESSIONS])
 def test_console_block_prints_what_the_readme_says(command, output, folder):
     assert shown(command, folder) == output
 

@@ -27,6 +27,7 @@ DIRECT = frozenset(R.OPS) - {
     "Input", "Const", "Reshape", "Slice", "Pad", "ReduceMean", "ReduceSum", "TopIndex", "Cast", "QuantizeLinear",
 }  # fmt: skip
 SAME_ORDER = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+OTHERS = frozenset({"Slice", "Pad", "ReduceMean", "ReduceSum", "TopK", "Cast", "QuantizeLinear", "Split"})
 IGNORED = {
     "Conv": {"auto_pad"}, "MaxPool": {"auto_pad", "storage_order"}, "AveragePool": {"auto_pad"},
     "BatchNormalization": {"momentum", "training_mode", "spatial"},
@@ -102,6 +103,8 @@ class _Importer:
         origin = Origin(((proto.name, proto.op_type),), tensor)
         try:
             if not all(i in self.values for i in proto.input if i):
+                if not _has_form(proto):
+                    raise _unsupported(proto.op_type)
                 raise _Refused("", "")  # an input's own node was refused; it has said why
             if len(outputs) > 1 and proto.op_type not in ("TopK", "Split"):
                 raise _Refused(
@@ -245,6 +248,11 @@ class _Importer:
 def _refuse_blocks(attributes: dict[str, Any]) -> None:
     if attributes.pop("block_size", 0):
         raise _Refused("block-quantization", "scales must be per tensor or per channel, not per block")
+
+
+def _has_form(proto: onnx.NodeProto) -> bool:
+    known = proto.op_type in DIRECT or proto.op_type in SAME_ORDER or proto.op_type in OTHERS
+    return known and proto.domain in ("", "ai.onnx")
 
 
 def _unsupported(op: str) -> _Refused:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 from google.protobuf.message import Message
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inliner
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, inliner
 
 from tcompile.errors import ModelError, Problem, printable
 from tcompile.frontend.protos import (
@@ -152,10 +152,17 @@ def tidy(model: ModelProto) -> None:
         if node.domain in DEFAULT_DOMAINS:
             node.domain = ""
     _drop_unused(model, sort_nodes(list(graph.node)))
+    outputs = [ValueInfoProto.FromString(v.SerializeToString()) for v in graph.output]
+    for value in graph.output:  # exporters leave their types out; they are inferred later
+        kind = value.type.tensor_type
+        kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
+        kind.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(Problem("invalid-onnx", f"not valid ONNX: {excerpt(error)}")) from error
+    graph.ClearField("output")
+    graph.output.extend(outputs)
 
 
 def name_nodes(graph: GraphProto) -> None:

@@ -1,0 +1,350 @@
+"""What lowering builds up: integer nodes, code tensors, requantizers, and where each operation ended up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+
+from tcompile.errors import Problem, printable
+from tcompile.ir import integer as I
+from tcompile.ir import real as R
+from tcompile.ir.graph import Graph, IntType, Origin, identifier
+from tcompile.ir.requantizers import Steps
+from tcompile.lowering.certificate import Entry, certify, certify_pair
+from tcompile.lowering.grid import Grid, grid_of, regrid
+from tcompile.lowering.lifted import (
+    AccumulatorStart,
+    ChainError,
+    CodeStart,
+    GridStart,
+    IntegerKernelStart,
+    KernelStart,
+    Lifted,
+    PairStart,
+    PoolStart,
+    RelaidStart,
+    evaluate,
+)
+from tcompile.lowering.pairs import pairing
+from tcompile.lowering.requantize import synthesize
+from tcompile.lowering.steps import steps_of
+from tcompile.reference import Kernel, Mode
+
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "BROKEN",
+    "CONSTANT",
+    "UNQUANTIZED",
+    "Builder",
+    "Placement",
+    "Refusal",
+    "State",
+    "dtype_range",
+    "grid_parameters",
+    "layer_of",
+    "node_name",
+    "tensor",
+]
+
+PAIRS = 1 << 18  # pairs of codes that are run through onnxruntime
+CODES = 1 << 16  # codes that a layer may take
+UNQUANTIZED = "quantize it: give --act-bits and --calib, or export the model quantized"
+State = Lifted | str  # a chain, or one of the words below
+CONSTANT, BEFORE, AFTER, BROKEN = "constant", "before", "after", "broken"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What becomes of one real-level node."""
+
+    where: str  # host before | accelerator | host after | constant
+    becomes: str
+    note: str = ""
+
+
+class Refusal(Exception):
+    """One operation has no integer form; the walk makes a `Problem` of it and goes on."""
+
+    def __init__(self, code: str, message: str, hint: str = "", where: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.where = code, message, hint, tuple(where)
+
+
+@dataclass
+class Builder:
+    """The integer graph while it grows, and what is known of every real value."""
+
+    graph: Graph
+    mode: Mode
+    kernels: Mapping[str, Kernel]
+    states: dict[str, State] = field(default_factory=dict)
+    nodes: list[I.IntNode] = field(default_factory=list)
+    types: dict[str, IntType] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    codes: dict[str, Lifted] = field(default_factory=dict)  # code tensors of the file already made
+    grids: dict[str, tuple[Lifted, Grid]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    probes: dict[str, Lifted] = field(default_factory=dict)
+    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    zeros: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    barriers: dict[str, str] = field(default_factory=dict)  # value computed after -> why it left the accelerator
+    notes: list[str] = field(default_factory=list)
+
+    def emit(self, node: I.IntNode) -> None:
+        """Append an integer node."""
+        self.nodes.append(node)
+        self.types[node.name] = node.type
+
+    def place(self, node: R.RealNode, where: str, becomes: str, note: str = "") -> None:
+        """Say what becomes of an operation."""
+        self.placements[node.name] = Placement(where, becomes, note)
+
+    def leave(self, node: R.RealNode, why: str) -> State:
+        """The value leaves the accelerator here."""
+        self.barriers[node.name] = f"{node.op} (node {printable(node_name(node))}) {why}"
+        self.place(node, "host after", node.op)
+        return AFTER
+
+    def source(self, node: R.RealNode) -> Lifted:
+        """The single lifted input, which must be the first."""
+        source = self.states[node.inputs[0]]
+        if not isinstance(source, Lifted):
+            raise Refusal("constant-operand", "must have its activations as first input")
+        return source
+
+    def narrow(self, lifted: Lifted) -> Lifted:
+        """The same value on few integers, if it is not already."""
+        if lifted.span <= CODES and isinstance(lifted.base, str):
+            return lifted
+        return self.on_grid(lifted)[0]
+
+    def enter(self, node: R.DequantizeLinear) -> Lifted:
+        """The first dequantizer behind the host's part: its codes enter the accelerator."""
+        value = node.inputs[0]
+        if value not in self.codes:
+            lo, hi = code_range(self.graph, value)
+            name = identifier(self.graph[value].origin.tensor or value, self.taken)
+            shape = self.graph[value].type.shape
+            self.emit(I.Input(name=name, type=IntType(shape, lo, hi), origin=self.graph[value].origin))
+            self.inputs[name] = value
+            quantizer = self.graph[value]
+            if isinstance(quantizer, R.QuantizeLinear):
+                self.zeros[name] = grid_parameters(self.graph, quantizer)[1]
+            self.codes[value] = self.code_tensor(name, value)
+        self.place(node, "accelerator", "codes")
+        return self.codes[value].then(node)
+
+    def code_tensor(self, base: str, value: str) -> Lifted:
+        kind = self.types[base]
+        dtype = self.graph[value].type.dtype  # type: ignore[union-attr]
+        lifted = Lifted(base, CodeStart(value, dtype), value, np.array([kind.lo]), np.array([kind.hi]), self.graph)
+        self.probes[base] = lifted
+        return lifted
+
+    def dequantize(self, node: R.DequantizeLinear) -> Lifted:
+        self.place(node, "accelerator", "codes")
+        return self.codes_of(node.inputs[0]).then(node)
+
+    def codes_of(self, value: str) -> Lifted:
+        """A code tensor of the file as an integer value of its own."""
+        if value not in self.codes:
+            lifted = self.states[value]
+            assert isinstance(lifted, Lifted)
+            self.codes[value] = self.requantized(lifted, value) if lifted.chain else lifted
+        return self.codes[value]
+
+    def requantized(self, lifted: Lifted, value: str) -> Lifted:
+        base = self.requantize(lifted)
+        self.heads[base] = (layer_of(lifted),)
+        quantizer = next((n for n in lifted.chain if isinstance(n, R.QuantizeLinear)), None)
+        self.zeros[base] = grid_parameters(self.graph, quantizer)[1] if quantizer is not None else 0
+        return self.code_tensor(base, value)
+
+    def requantize(self, lifted: Lifted) -> str:
+        """Turn a chain that ends in codes into a requantizer; returns its integer value."""
+        lifted = self.fused(lifted)
+        layer = layer_of(lifted)
+        if isinstance(lifted.start, PairStart | KernelStart) and isinstance(lifted.base, tuple):
+            return self.requantize_pair(lifted, layer)
+        assert isinstance(lifted.base, str)
+        steps = steps_of(lifted)
+        self.entries.append(certify(lifted, steps, layer))
+        return self.emit_requantizer(lifted.base, lifted, steps)
+
+    def requantize_pair(self, lifted: Lifted, layer: str) -> str:
+        pair_start = lifted.start.inner if isinstance(lifted.start, KernelStart) else lifted.start
+        assert isinstance(pair_start, PairStart) and isinstance(lifted.base, tuple)
+        head = self.graph[pair_start.value]
+        ratio = slope(pair_start.left) / slope(pair_start.right)
+        found = pairing(lifted, pair_start, -ratio if isinstance(head, R.Sub) else ratio)
+        self.entries.append(certify_pair(found, layer, float(ratio)))
+        a, b = found.factors
+        left, right = (self.types[t] for t in lifted.base)
+        ends = [a * x + b * y for x in (left.lo, left.hi) for y in (right.lo, right.hi)]
+        name = identifier(layer + "_sum", self.taken)
+        kind = IntType(left.shape, min(ends), max(ends))
+        self.emit(I.AddScaled(name=name, inputs=lifted.base, type=kind, factors=(a, b), origin=head.origin))
+        return self.emit_requantizer(name, lifted, found.steps)
+
+    def emit_requantizer(self, base: str, lifted: Lifted, steps: Steps) -> str:
+        form = synthesize(steps)
+        values = [int(v) for column in steps.values for v in (column.min(), column.max())]
+        nodes = tuple(n for node in lifted.chain for n in node.origin.nodes)
+        origin = Origin(nodes, self.graph[lifted.value].origin.tensor)
+        name = identifier(origin.tensor or lifted.value, self.taken)
+        kind = IntType(self.types[base].shape, min(values), max(values))
+        axis = lifted.axis if lifted.axis is not None else min(1, len(kind.shape) - 1)
+        self.emit(I.Requantize(name=name, inputs=(base,), type=kind, form=form, axis=axis, origin=origin))
+        return name
+
+    def fused(self, lifted: Lifted) -> Lifted:
+        """The same chain as onnxruntime's integer kernels compute it, where the reference does."""
+        position = next((k for k, n in enumerate(lifted.chain) if isinstance(n, R.QuantizeLinear)), None)
+        if self.mode != "fused" or position is None:
+            return lifted
+        quantizer = lifted.chain[position]
+        assert isinstance(quantizer, R.QuantizeLinear)
+        scale, zero = grid_parameters(self.graph, quantizer)
+        lo, hi = dtype_range(quantizer.type.dtype)
+        rest = lifted.chain[position + 1 :]
+        start = lifted.start
+        dtype = quantizer.type.dtype
+        if isinstance(start, AccumulatorStart):
+            kernel = self.kernels.get(start.node)
+            absorbed = lifted.chain[:position]  # saturation does what these do; onnxruntime has made sure
+            if kernel is None or not kernel.integer or not all(isinstance(n, (R.Relu, R.Clip)) for n in absorbed):
+                return lifted
+            whole = IntegerKernelStart(quantizer.name, start, np.float32(scale), zero, lo, hi, dtype)
+            return replace(lifted, start=whole, chain=rest, axis=lifted.axis)
+        if isinstance(start, (PairStart, PoolStart)):
+            head = self.graph[start.value]
+            kernel = self.kernels.get(node_name(head))
+            if kernel is None or not kernel.op.startswith("QLinear"):
+                return lifted
+            sources = (start.left, start.right) if isinstance(start, PairStart) else (start.source,)
+            zeros = tuple(grid.zero if (grid := grid_of(s)) else 0 for s in sources)
+            return replace(lifted, start=KernelStart(quantizer.name, start, kernel, zeros, zero, dtype), chain=rest)
+        return lifted
+
+    def on_grid(self, lifted: Lifted) -> tuple[Lifted, Grid]:
+        """The value as codes on an even grid, as a linear layer needs it.
+
+        Raises
+        ------
+        Refusal
+            The value is not quantized.
+        """
+        grid = grid_of(lifted)
+        if grid is not None and lifted.span <= CODES:
+            return lifted, grid
+        if lifted.value not in self.grids:
+            try:
+                steps, step = regrid(lifted)
+            except ChainError as reason:
+                raise Refusal(
+                    "not-quantized", f"needs quantized input, and {printable(tensor(self.graph, lifted.value))} is not: {reason}",
+                    UNQUANTIZED,
+                ) from reason  # fmt: skip
+            if isinstance(lifted.base, tuple):
+                raise Refusal("not-quantized", "needs the sum of two branches quantized", UNQUANTIZED)
+            self.entries.append(certify(lifted, steps, layer_of(lifted)))
+            base = self.emit_requantizer(lifted.base, lifted, steps)
+            kind = self.types[base]
+            start = GridStart(lifted.value, step)
+            new = Lifted(base, start, lifted.value, np.array([kind.lo]), np.array([kind.hi]), self.graph)
+            self.grids[lifted.value] = (new, Grid(step, 0))
+        return self.grids[lifted.value]
+
+    def relaid(
+        self, node: R.RealNode, source: Lifted, make: Callable[[str, IntType], I.IntNode], axis: int | None
+    ) -> Lifted:
+        """The same function of the integers, in another layout."""
+        name = identifier(node_name(node), self.taken)
+        kind = IntType(node.type.shape, int(source.lo.min()), int(source.hi.max()))
+        self.emit(make(name, kind))
+        self.place(node, "accelerator", self.nodes[-1].op)
+        start = RelaidStart(node.name, source)
+        channels = source.channels if axis is not None else 1
+        return Lifted(name, start, node.name, source.lo, source.hi, self.graph, (), axis, channels)
+
+
+def node_name(node: R.RealNode | object) -> str:
+    assert isinstance(node, R.RealNode)
+    return node.origin.nodes[-1][0] if node.origin.nodes else node.name
+
+
+def tensor(graph: Graph, value: str) -> str:
+    return graph[value].origin.tensor or value
+
+
+def layer_of(lifted: Lifted) -> str:
+    """ONNX node where the chain starts."""
+    start = lifted.start
+    while True:
+        match start:
+            case IntegerKernelStart():
+                return start.accumulator.node
+            case AccumulatorStart():
+                return start.node
+            case KernelStart():
+                start = start.inner
+            case RelaidStart():
+                start = start.previous.start
+            case _:
+                return node_name(lifted.graph[start.value])
+
+
+def grid_parameters(graph: Graph, node: R.QuantizeLinear) -> tuple[float, int]:
+    scale = graph[node.inputs[1]]
+    zero = graph[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+    assert isinstance(scale, R.Const)
+    value = int(zero.value.array.ravel()[0]) if isinstance(zero, R.Const) else 0
+    return float(scale.value.array.ravel()[0]), value
+
+
+def dtype_range(dtype: str) -> tuple[int, int]:
+    bits = int("".join(c for c in dtype if c.isdigit()))
+    return (0, (1 << bits) - 1) if dtype.startswith("u") else (-(1 << bits - 1), (1 << bits - 1) - 1)
+
+
+def code_range(graph: Graph, value: str) -> tuple[int, int]:
+    """Codes that a code tensor computed on the host can hold."""
+    node = graph[value]
+    assert isinstance(node, R.RealNode)
+    if node.type.dtype == "bool":
+        return 0, 1
+    lo, hi = dtype_range(node.type.dtype) if node.type.is_integer else (-(1 << 15), (1 << 16) - 1)
+    if isinstance(node, R.Clip):
+        bounds = [scalar(graph, i) for i in node.inputs[1:]]
+        low = bounds[0] if bounds and bounds[0] is not None else lo
+        high = bounds[1] if len(bounds) > 1 and bounds[1] is not None else hi
+        return max(lo, int(low)), min(hi, int(high))
+    if isinstance(node, R.Where) and all(scalar(graph, i) is not None for i in node.inputs[1:]):
+        choices = [int(v) for i in node.inputs[1:] if (v := scalar(graph, i)) is not None]
+        return min(choices), max(choices)
+    if isinstance(node, (R.Cast, R.Reshape, R.Transpose)):
+        inner = code_range(graph, node.inputs[0])
+        return max(lo, inner[0]), min(hi, inner[1])
+    return lo, hi
+
+
+def scalar(graph: Graph, name: str) -> float | None:
+    node = graph[name] if name else None
+    return float(node.value.array.ravel()[0]) if isinstance(node, R.Const) and node.value.array.size == 1 else None
+
+
+def slope(lifted: Lifted) -> Fraction:
+    """Real value per code."""
+    grid = grid_of(lifted)
+    if grid is not None:
+        return Fraction(grid.step)
+    ends = evaluate(lifted, np.array([[int(lifted.lo.min())], [int(lifted.hi.max())]]))
+    rise = Fraction(float(ends[1].max())) - Fraction(float(ends[0].max()))
+    return rise / max(1, lifted.span - 1) or Fraction(1)
