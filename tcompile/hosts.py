@@ -89,6 +89,8 @@ def ports(lowered: Lowered, graph: Graph, values: Mapping[str, Lifted]) -> tuple
         maker = lowered.graph[value] if value in lowered.graph.by_name else None
         made_by = maker.origin.names if maker is not None else ()
         nodes = tuple(dict.fromkeys((*node.origin.names[::-1], *made_by[::-1], *lowered.heads.get(value, ()))))
+        if isinstance(start, AccumulatorStart) and not np.all(start.scale):
+            continue  # the tensor does not tell the sums of a channel that is multiplied by zero
         if isinstance(start, AccumulatorStart):
             axis = 1 if isinstance(node, R.Conv) else len(lifted.kind.shape) - 1
             result.append(

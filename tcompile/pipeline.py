@@ -56,7 +56,7 @@ NOT_ARRAYS = (  # what numpy raises on files that are no archives of arrays
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 DAMAGES = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, DecodeError, zlib.error)
-LARGEST = 2.0**120  # of a linear layer's real values, well inside float32
+LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         lowered = lower(real, mode, kernels)
     check_legal(lowered.graph)
-    _refuse_overflow(lowered)
+    _refuse_unreadable(lowered)
     return _compiled(loaded, real, lowered, source, mode, kernels, records, options)
 
 
@@ -268,10 +268,11 @@ def _refuse_unrunnable(source: onnx.ModelProto, mode: Mode) -> None:
     reference.run(source, zeros, mode)
 
 
-def _refuse_overflow(lowered: Lowered) -> None:
-    """Sums must stay finite in floating point, or no integer stands for them."""
+def _refuse_unreadable(lowered: Lowered) -> None:
+    """Sums must stay finite in floating point, and at the outputs not vanish, or no integer stands for them."""
     problems: dict[str, Problem] = {}
-    for lifted in (*lowered.probes.values(), *lowered.outputs.values()):
+    inner, ends = lowered.probes.values(), lowered.outputs.values()
+    for lifted, is_end in (*((p, False) for p in inner), *((p, True) for p in ends)):
         start = lifted.start
         if isinstance(start, AccumulatorStart):
             largest = float((np.abs(start.scale) * start.magnitude + np.abs(start.bias)).max(initial=0.0))
@@ -279,6 +280,9 @@ def _refuse_overflow(lowered: Lowered) -> None:
                 message = f"the sums of {printable(start.node)} must stay below 2^120, and reach {largest:.3g}"
                 hint = "look at the scales of its inputs and weights"
                 problems[start.node] = Problem("overflow", message, (start.node,), hint)
+            if is_end and not np.abs(start.scale).min(initial=1.0) > 1 / LARGEST:
+                message = f"the scales of {printable(start.node)} must not be zero: nobody could read its sums back"
+                problems[start.node] = Problem("zero-scale", message, (start.node,), "is the file damaged?")
     if problems:
         raise ModelError(problems.values())
 

@@ -159,7 +159,6 @@ def test_concat_of_different_scales():
     assert exact(net.model(net.q(y, 0.7, 11)))
 
 
-@pytest.mark.xfail(reason="one ratio of scales stands for all channels")
 @pytest.mark.parametrize("op", ["Add", "Sub"])
 def test_sum_of_branches_joined_from_different_scales(op):
     """Each half of the channels has a ratio of its own to the other branch."""
@@ -168,10 +167,9 @@ def test_sum_of_branches_joined_from_different_scales(op):
     assert exact(net.model(net.q(net.op(op, joined, net.qdq(joined, 32.0, 0, "uint4")), 4.0, 0, "int8")))
 
 
-@pytest.mark.xfail(reason="one ratio of scales stands for all channels")
 def test_sum_of_a_layer_with_scales_per_channel():
-    net, x = head((1, 1, 3, 3), 1.0)
-    y = net.op("Conv", x, net.weight(np.ones((2, 1, 1, 1), int), np.array([0.25, 0.5]), "int2"))
+    net, x = head((1, 2, 3, 3), 1.0)
+    y = net.op("Conv", x, net.weight(np.ones((2, 1, 1, 1), int), np.array([0.25, 0.5]), "int2"), group=2)
     assert exact(net.model(net.q(net.op("Add", y, x), 2.0)))
 
 

@@ -120,8 +120,8 @@ class Builder:
         return source
 
     def narrow(self, lifted: Lifted) -> Lifted:
-        """The same value on few integers, if it is not already."""
-        if lifted.span <= CODES and isinstance(lifted.base, str):
+        """The same value as codes on one grid for all channels, if it is not already."""
+        if lifted.span <= CODES and isinstance(lifted.base, str) and grid_of(lifted) is not None:
             return lifted
         return self.on_grid(lifted)[0]
 
@@ -142,6 +142,7 @@ class Builder:
         return self.codes[value].then(node)
 
     def code_tensor(self, base: str, value: str) -> Lifted:
+        """An integer value as the file's code tensor."""
         kind = self.types[base]
         dtype = self.graph[value].type.dtype  # type: ignore[union-attr]
         lifted = Lifted(base, CodeStart(value, dtype), value, np.array([kind.lo]), np.array([kind.hi]), self.graph)
@@ -149,6 +150,7 @@ class Builder:
         return lifted
 
     def dequantize(self, node: R.DequantizeLinear) -> Lifted:
+        """Codes as real numbers; a chain before them becomes a requantizer."""
         self.place(node, "accelerator", "codes")
         return self.codes_of(node.inputs[0]).then(node)
 
@@ -161,6 +163,7 @@ class Builder:
         return self.codes[value]
 
     def requantized(self, lifted: Lifted, value: str) -> Lifted:
+        """The code tensor at the end of a chain, made by a requantizer."""
         base = self.requantize(lifted)
         self.heads[base] = (layer_of(lifted),)
         quantizer = next((n for n in lifted.chain if isinstance(n, R.QuantizeLinear)), None)
@@ -179,6 +182,7 @@ class Builder:
         return self.emit_requantizer(lifted.base, lifted, steps)
 
     def requantize_pair(self, lifted: Lifted, layer: str) -> str:
+        """The same for a chain on two integers: a scaled sum first."""
         pair_start = lifted.start.inner if isinstance(lifted.start, KernelStart) else lifted.start
         assert isinstance(pair_start, PairStart) and isinstance(lifted.base, tuple)
         head = self.graph[pair_start.value]
@@ -194,6 +198,7 @@ class Builder:
         return self.emit_requantizer(name, lifted, found.steps)
 
     def emit_requantizer(self, base: str, lifted: Lifted, steps: Steps) -> str:
+        """The cheapest form that equals the steps, as an integer node."""
         form = synthesize(steps)
         values = [int(v) for column in steps.values for v in (column.min(), column.max())]
         nodes = tuple(n for node in lifted.chain for n in node.origin.nodes)

@@ -276,6 +276,11 @@ class Lifted:
         """Integers per channel, at most."""
         return int((self.hi - self.lo).max()) + 1
 
+    @property
+    def codes(self) -> int:
+        """Integers of all channels together, from the smallest to the largest."""
+        return int(self.hi.max() - self.lo.min()) + 1
+
     def then(self, node: R.RealNode, others: Sequence[Lifted] = ()) -> Lifted:
         """The chain with one more node; `others` are chains on the same base that meet in it."""
         axis, channels = self.axis, self.channels

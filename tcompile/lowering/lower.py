@@ -225,19 +225,19 @@ class _Lowering(Builder):
     def _pair(self, node: R.RealNode, left: Lifted, right: Lifted) -> State:
         if not isinstance(node, (R.Add, R.Sub)):
             return self.leave(node, "multiplies or compares two branches")
-        left, right = self.narrow(left), self.narrow(right)
-        if left.span * right.span > PAIRS or left.kind.shape != right.kind.shape:
-            return self.leave(node, f"adds branches of {left.span} and {right.span} values that are not quantized")
+        try:
+            left, right = self.narrow(left), self.narrow(right)
+        except Refusal as reason:
+            return self.leave(node, f"adds a branch that is not quantized ({reason.message})")
+        count = left.codes * right.codes
+        if count > PAIRS or left.kind.shape != right.kind.shape:
+            return self.leave(node, f"adds branches of {left.codes} and {right.codes} values")
         assert isinstance(left.base, str) and isinstance(right.base, str)
         start = PairStart(node.name, left, right)
-        count = left.span * right.span
         self.place(node, "accelerator", "AddScaled")
         lifted = Lifted(
             (left.base, right.base), start, node.name, np.zeros(1, np.int64), np.array([count - 1]), self.graph
         )
-        for other in (left, right):
-            if other.axis is not None:
-                lifted = replace(lifted, axis=other.axis, channels=other.channels)
         return replace(lifted, chain=(node,))
 
     def _outputs(self) -> dict[str, Lifted]:
@@ -265,7 +265,12 @@ class _Lowering(Builder):
                 )  # fmt: skip
 
         for output in self.graph.outputs:
-            cut(output)
+            try:
+                cut(output)
+            except (Refusal, ChainError) as reason:
+                node = self.graph[output]
+                assert isinstance(node, R.RealNode)
+                self._refuse(node, reason)
         return found
 
     def _last_codes(self, lifted: Lifted) -> Lifted:
