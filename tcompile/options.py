@@ -94,7 +94,7 @@ class BuildOptions(_Options):
     @property
     def compresses(self) -> bool:
         """Whether weights or activations are to be changed."""
-        return bool(self.ternary or self.weights or self.prune)
+        return bool(self.ternary or self.weights or self.prune or "act_bits" in self.model_fields_set)
 
 
 class VerifyOptions(_Options):

@@ -16,6 +16,7 @@ __all__ = ["show_build", "show_check", "show_verification"]
 
 Report = Mapping[str, Any]
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
+COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "positions", "tiles", "kept", "additions", "of dense")
 
 
@@ -43,7 +44,7 @@ def show_build(screen: Screen, compiled: Compiled, directory: Path, *, explain: 
     layers(screen, report)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
-    if any(p["changed"] and p["name"] in ("ternarize", "signed-digits", "prune-tiles") for p in report["passes"]):
+    if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
         screen.say(
             "weights were changed without training: accuracy is what 'tcompile verify' measures, and falls with few"
             " terms or digits; training under compression ('tcompile compress') is planned"
@@ -89,7 +90,8 @@ def _notes(screen: Screen, report: Report, *, explain: bool) -> None:
         screen.note(note)
     for step in report["passes"]:
         for note in step["notes"]:
-            (screen.note if explain else screen.detail)(f"{step['name']}: {note}")
+            asked_in_vain = step["name"] in COMPRESSIONS and not step["changed"]
+            (screen.note if explain or asked_in_vain else screen.detail)(f"{step['name']}: {note}")
     if explain:
         for row in report["exactness"]["layers"]:
             screen.note(f"{_short(row['layer'])}: {row['steps']} steps, {row['at_risk']} at risk, by {row['method']}")

@@ -129,7 +129,9 @@ class _Importer:
         for key in IGNORED.get(op, ()):
             attributes.pop(key, None) if key != "block_size" else _refuse_blocks(attributes)
         if min(kind.shape, default=1) < 1:
-            raise _Refused("empty-tensor", f"{printable(op)} must not give an empty result, and gives {list(kind.shape)}")
+            raise _Refused(
+                "empty-tensor", f"{printable(op)} must not give an empty result, and gives {list(kind.shape)}"
+            )
         if proto.domain not in ("", "ai.onnx"):
             raise _unsupported(f"{proto.domain}.{op}")
         if op in SAME_ORDER:

@@ -93,16 +93,34 @@ def _misfit(node: NodeProto, reason: str) -> ModelError:
     return ModelError(Problem("invalid-shape", f"{shown(node)} does not fit its inputs: {reason}", (node.name,), hint))
 
 
+def _check_window(node: NodeProto, x: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+    """A window must fit into its padded input once; onnx's inference is silent where it does not."""
+    values, rank = attributes(node), len(x) - 2
+    if values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return
+    pads = tuple(values.get("pads") or (0,) * 2 * rank)
+    dilations = tuple(values.get("dilations") or (1,) * rank)
+    if not len(kernel) == len(dilations) == len(pads) / 2 == rank:
+        return  # onnx's inference says so
+    for k, size in enumerate(x[2:]):
+        room, reach = size + pads[k] + pads[rank + k], (kernel[k] - 1) * dilations[k] + 1
+        if reach > room:
+            raise _misfit(node, f"a window over {reach} elements on {room} along axis {k + 2}")
+
+
 def _check_sizes(node: NodeProto, shapes: list[tuple[int, ...] | None]) -> None:
     """Check what onnx's inference leaves to the runtime: channels of weights and of parameters."""
     x = shapes[0] if shapes else None
     if x is None:
         return
     values = attributes(node)
+    if node.op_type in ("MaxPool", "AveragePool"):
+        _check_window(node, x, tuple(values.get("kernel_shape") or ()))
     if node.op_type == "Conv" and (w := shapes[1]) is not None:
         group = int(values.get("group", 1))
         if len(w) != len(x) or group < 1 or w[0] % group or x[1] != w[1] * group:
             raise _misfit(node, f"weights of shape {w} in {group} groups on {x}")
+        _check_window(node, x, w[2:])
     elif node.op_type == "BatchNormalization":
         channels = x[1] if len(x) > 1 else 1
         if any(shape != (channels,) for shape in shapes[1:5]):
