@@ -55,7 +55,7 @@ class Port:
         """Integers that the tensor (frames, *shape) stands for; a sum is the nearest one."""
         if self.kind == "codes":
             return np.asarray(tensor.astype(np.int64))
-        shape = [-1 if k == self.axis + 1 else 1 for k in range(tensor.ndim)]
+        shape = [-1 if k == self.axis + 1 and len(self.scale) > 1 else 1 for k in range(tensor.ndim)]
         scale, bias = (np.array(p).reshape(shape) for p in (self.scale, self.bias))
         whole = np.rint((tensor.astype(np.float64) - bias) / scale).astype(np.int64)
         return np.asarray(whole + np.array(self.correction, np.int64).reshape(shape))
@@ -99,6 +99,10 @@ def ports(lowered: Lowered, graph: Graph, values: Mapping[str, Lifted]) -> tuple
                     tuple(map(float, start.scale)), tuple(map(int, start.correction)), tuple(map(float, start.bias)),
                 )
             )  # fmt: skip
+        elif isinstance(start, GridStart):
+            result.append(
+                Port(value, tensor, nodes, "sums", lifted.kind.dtype, 0, 0, (start.step,), (start.zero,), (0.0,))
+            )
         elif isinstance(start, CodeStart):
             zero = lowered.zeros.get(value, 0)
             result.append(Port(value, tensor, nodes, "codes", start.dtype, zero))
@@ -209,6 +213,7 @@ def _head(graph: Graph, value: str, port: str, lifted: Lifted) -> list[R.RealNod
         then(R.Mul, "scale", start.scale)
         then(R.Add, "bias", start.bias)
     elif isinstance(start, GridStart):
+        then(R.Sub, "zero", np.array([start.zero]))
         then(R.Mul, "scale", np.array([start.step]))
     return [*steps, R.Cast(name=value, inputs=(steps[-1].name,), type=TensorType("float32", kind.shape))]
 

@@ -390,6 +390,7 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
         if node.name in owner and (kernel is None or kernel.op != node.op) and not _needless(node, real):
             moved.append(name)
     moved += [n.origin.names[-1] for n in host]
+    moved += [name for name in lowered.doubts if name not in moved]
     return tuple(
         f"onnxruntime's defaults may replace or remove {printable(n)}, a floating-point operation" for n in moved
     )

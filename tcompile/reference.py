@@ -41,6 +41,11 @@ ZERO_INPUT = {  # which input of a node holds the zero point of its output
     "QGemm": 8,
     "QLinearAveragePool": 4,
     "QLinearGlobalAveragePool": 4,
+    "QLinearMul": 7,
+    "QLinearConcat": 1,
+    "QLinearLeakyRelu": 4,
+    "QLinearSigmoid": 4,
+    "QLinearSoftmax": 4,
 }
 INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 
@@ -218,6 +223,24 @@ class Kernel:
         return str(self.node.op_type)
 
     @property
+    def bias(self) -> np.ndarray | None:
+        """The integer bias of a linear layer; onnxruntime may have made it of a floating-point one."""
+        index = {"QLinearConv": 8, "QGemm": 6}.get(self.op, -1)
+        name = self.node.input[index] if 0 <= index < len(self.node.input) else ""
+        return self.constants[name].astype(np.int64).reshape(-1) if name in self.constants else None
+
+    def has_scales(self, inputs: Sequence[float], output: float) -> bool:
+        """Whether the kernel's activation scales are the file's: onnxruntime also merges quantizers in a row."""
+        zero = ZERO_INPUT.get(self.op, 0)
+        first = 3 if self.op == "QLinearConcat" else 1
+        own = [self._scale(first + 3 * k) for k in range(len(inputs))]
+        return [*own, self._scale(zero - 1)] == [float(np.float32(s)) for s in (*inputs, output)]
+
+    def _scale(self, index: int) -> float | None:
+        array = self.constants.get(self.node.input[index]) if index < len(self.node.input) else None
+        return float(array.ravel()[0]) if array is not None and array.size == 1 else None
+
+    @property
     def integer(self) -> bool:
         """Whether a linear layer is summed in integers and leaves as codes (QGemm can also leave as floats)."""
         return self.op in INT_KERNELS and (self.op != "QGemm" or len(self.node.input) > ZERO_INPUT["QGemm"])
@@ -227,7 +250,10 @@ class Kernel:
         return int(self.constants[self.node.input[index]].ravel()[0])
 
     def __call__(self, codes: Sequence[np.ndarray], zeros: Sequence[int], zero: int) -> np.ndarray:
-        """Run a kernel of layout (x, scale, zero point)* , scale, zero point on codes with the file's zero points."""
+        """Run a kernel of layout (x, scale, zero point)* , scale, zero point on codes with the file's zero points.
+
+        Pads of a pool are left out: the codes are whole windows.
+        """
         feeds = {}
         for k, (x, own) in enumerate(zip(codes, zeros, strict=True)):
             shift = self.zero(3 * k + 2) - own
@@ -241,6 +267,9 @@ class Kernel:
         node = onnx.NodeProto()
         node.CopyFrom(self.node)
         del node.output[1:]
+        kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad", "ceil_mode")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
         node.output[0] = "y"
         count = (len(node.input) - 2) // 3
         kinds = [helper.np_dtype_to_tensor_dtype(self.constants[node.input[3 * k + 2]].dtype) for k in range(count)]
@@ -263,12 +292,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tensor to watch: the file's tensor, the nodes that make it (last first), whether it holds codes."""
+    """A tensor to watch: the file's tensor, the nodes that make it (last first), its type, its codes' zero point."""
 
     tensor: str
     nodes: tuple[str, ...]
     codes: bool
     zero: int = 0
+    dtype: str = "uint8"
+
+    @property
+    def packed(self) -> bool:
+        """Whether the tensor must leave as floats: codes, which may be of a type that onnxruntime hands no one."""
+        return self.codes and self.dtype not in ("bool", "int32", "int64", "uint32", "uint64")
 
 
 class Watch:
@@ -296,7 +331,7 @@ class Watch:
         made = {o for n in base.graph.node for o in n.output}
         for item in wanted:
             if item.tensor in made:
-                self._add(base, item.tensor, item.tensor, 0, item.codes)
+                self._add(base, item, item.tensor, 0)
 
     def _fused(self, base: onnx.ModelProto, wanted: Sequence[Wanted]) -> None:
         graph = base.graph
@@ -306,7 +341,7 @@ class Watch:
         for item in wanted:
             if not item.codes:
                 if item.tensor in made:
-                    self._add(base, item.tensor, item.tensor, 0, codes=False)
+                    self._add(base, item, item.tensor, 0)
                 continue
             node = next((nodes[n] for n in item.nodes if n in nodes and _makes_codes(nodes[n])), None)
             if node is not None:
@@ -315,19 +350,21 @@ class Watch:
                 if 0 <= index < len(node.input) and node.input[index] in constants:
                     zero = onnx.numpy_helper.to_array(constants[node.input[index]])
                     shift = int(zero.ravel()[0]) - item.zero
-                self._add(base, item.tensor, node.output[0], shift, codes=True)
+                self._add(base, item, node.output[0], shift)
 
-    def _add(self, base: onnx.ModelProto, tensor: str, source: str, shift: int, codes: bool) -> None:
-        """One more output; codes leave as floats, which also holds for packed types."""
-        name = source
-        if codes:
+    def _add(self, base: onnx.ModelProto, item: Wanted, source: str, shift: int) -> None:
+        """One more output."""
+        name, kind = source, onnx.TensorProto.FLOAT
+        if item.codes and not item.packed:
+            kind = onnx.TensorProto.DataType.Value(item.dtype.upper())
+        if item.packed:
             name = f"{source}__watched"
             one = f"{source}__one"
             base.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
             base.graph.node.append(onnx.helper.make_node("DequantizeLinear", [source, one], [name], name=name))
         if name not in {o.name for o in base.graph.output}:
-            base.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        self._shift[tensor] = (name, shift)
+            base.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+        self._shift[item.tensor] = (name, shift)
 
     def frames(
         self, feeds: Mapping[str, np.ndarray], progress: Callable[[int], None] | None = None

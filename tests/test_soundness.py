@@ -202,7 +202,9 @@ def test_a_clip_of_input_codes_with_its_bounds_swapped(run):
 # Shapes and outputs
 
 
-@pytest.mark.parametrize("shape, constant", [((1, 4), (3, 1)), ((1, 1, 4, 4), (1, 3, 1, 1)), ((1, 4), (1, 1, 4)), ((4,), (1, 1))])
+@pytest.mark.parametrize(
+    "shape, constant", [((1, 4), (3, 1)), ((1, 1, 4, 4), (1, 3, 1, 1)), ((1, 4), (1, 1, 4)), ((4,), (1, 1))]
+)
 def test_a_constant_that_makes_the_value_larger(run, shape, constant):
     net = Net()
     factors = np.arange(1, np.prod(constant) + 1).reshape(constant)
@@ -325,8 +327,8 @@ def test_codes_of_every_kernel_are_compared_with_their_own_zero_point(run, op, d
 @fused
 def test_a_code_added_to_itself_goes_through_the_same_kernel(run):
     net = Net()
-    x = net.qdq(net.input((1, 600), "float32"), 0.5, 7)
-    assert sound(run(net.model(net.qdq(net.op("Add", x, x), 1.0, 127)), floats((1, 600), 0.5, 7), "fused"))
+    x = net.qdq(net.input((1, 600), "float32"), 0.75, 136)
+    assert sound(run(net.model(net.qdq(net.op("Add", x, x), 2.0, 255)), floats((1, 600), 0.75, 136), "fused"))
 
 
 @fused

@@ -96,7 +96,7 @@ def _misfit(node: NodeProto, reason: str) -> ModelError:
 def _check_window(node: NodeProto, x: tuple[int, ...], kernel: tuple[int, ...]) -> None:
     """A window must fit into its padded input once; onnx's inference is silent where it does not."""
     values, rank = attributes(node), len(x) - 2
-    if values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+    if values.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return
     pads = tuple(values.get("pads") or (0,) * 2 * rank)
     dilations = tuple(values.get("dilations") or (1,) * rank)

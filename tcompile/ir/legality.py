@@ -150,7 +150,8 @@ def _scales_match(graph: Graph, node: R.QuantizeLinear | R.DequantizeLinear) -> 
     per_channel = prod(scale) == 1 or (len(scale) == 1 and scale[0] == shape[node.axis % len(shape)])
     if len(node.inputs) < 3 or not node.inputs[2]:
         return per_channel
-    return per_channel and _dtype(graph, node, 2) == codes and graph[node.inputs[2]].type.shape == scale
+    zero = graph[node.inputs[2]].type.shape
+    return per_channel and _dtype(graph, node, 2) == codes and (zero == scale or prod(zero) == prod(scale) == 1)
 
 
 def _window_ranks(graph: Graph, node: R.Conv | R.MaxPool | R.AveragePool) -> bool:

@@ -96,6 +96,7 @@ class Builder:
     problems: list[Problem] = field(default_factory=list)
     barriers: dict[str, str] = field(default_factory=dict)  # value computed after -> why it left the accelerator
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)  # ONNX nodes that onnxruntime's defaults compute in another way
 
     def emit(self, node: I.IntNode) -> None:
         """Append an integer node."""
@@ -165,7 +166,7 @@ class Builder:
     def requantized(self, lifted: Lifted, value: str) -> Lifted:
         """The code tensor at the end of a chain, made by a requantizer."""
         base = self.requantize(lifted)
-        self.heads[base] = (layer_of(lifted),)
+        self.heads[base] = () if isinstance(lifted.start, RelaidStart) else (layer_of(lifted),)
         quantizer = next((n for n in lifted.chain if isinstance(n, R.QuantizeLinear)), None)
         self.zeros[base] = grid_parameters(self.graph, quantizer)[1] if quantizer is not None else 0
         return self.code_tensor(base, value)
@@ -210,33 +211,68 @@ class Builder:
         return name
 
     def fused(self, lifted: Lifted) -> Lifted:
-        """The same chain as onnxruntime's integer kernels compute it, where the reference does."""
+        """The same chain as onnxruntime's integer kernels compute it, where the reference does.
+
+        Where it uses an integer kernel in another way than this knows, that is noted as a doubt.
+        """
         position = next((k for k, n in enumerate(lifted.chain) if isinstance(n, R.QuantizeLinear)), None)
-        if self.mode != "fused" or position is None:
+        if self.mode != "fused":
             return lifted
-        quantizer = lifted.chain[position]
-        assert isinstance(quantizer, R.QuantizeLinear)
+        kernel = self.kernels.get(layer_of(lifted))
+        if kernel is None or not (kernel.integer or kernel.op.startswith("QLinear")):
+            self._doubt_merged(lifted)
+            return lifted
+        quantizer = lifted.chain[position] if position is not None else None
+        start = None
+        if isinstance(quantizer, R.QuantizeLinear) and position is not None:
+            start = self._kernel_start(lifted, kernel, quantizer, lifted.chain[:position])
+        if start is None or position is None:
+            self.doubts.append(layer_of(lifted))
+            return lifted
+        return replace(lifted, start=start, chain=lifted.chain[position + 1 :])
+
+    def _kernel_start(
+        self, lifted: Lifted, kernel: Kernel, quantizer: R.QuantizeLinear, absorbed: tuple[R.RealNode, ...]
+    ) -> IntegerKernelStart | KernelStart | None:
+        """Codes straight from the kernel; None if the file's chain is not what the kernel computes."""
         scale, zero = grid_parameters(self.graph, quantizer)
         lo, hi = dtype_range(quantizer.type.dtype)
-        rest = lifted.chain[position + 1 :]
         start = lifted.start
-        dtype = quantizer.type.dtype
+        while isinstance(start, RelaidStart):  # onnxruntime moves quantizers in front of layouts
+            absorbed, start = (*start.previous.chain, *absorbed), start.previous.start
         if isinstance(start, AccumulatorStart):
-            kernel = self.kernels.get(start.node)
-            absorbed = lifted.chain[:position]  # saturation does what these do; onnxruntime has made sure
-            if kernel is None or not kernel.integer or not all(isinstance(n, (R.Relu, R.Clip)) for n in absorbed):
-                return lifted
-            whole = IntegerKernelStart(quantizer.name, start, np.float32(scale), zero, lo, hi, dtype)
-            return replace(lifted, start=whole, chain=rest, axis=lifted.axis)
-        if isinstance(start, (PairStart, PoolStart)):
-            head = self.graph[start.value]
-            kernel = self.kernels.get(node_name(head))
-            if kernel is None or not kernel.op.startswith("QLinear"):
-                return lifted
-            sources = (start.left, start.right) if isinstance(start, PairStart) else (start.source,)
-            zeros = tuple(grid.zero if (grid := grid_of(s)) else 0 for s in sources)
-            return replace(lifted, start=KernelStart(quantizer.name, start, kernel, zeros, zero, dtype), chain=rest)
-        return lifted
+            saturated = all(isinstance(n, (R.Relu, R.Clip)) for n in absorbed)  # by the codes' range; ORT made sure
+            if not kernel.integer or not saturated or not kernel.has_scales([start.x_scale], scale):
+                return None
+            own = replace(start, bias_code=kernel.bias)
+            return IntegerKernelStart(quantizer.name, own, np.float32(scale), zero, lo, hi, quantizer.type.dtype)
+        if not isinstance(start, (PairStart, PoolStart)) or start is not lifted.start:
+            return None
+        sources = (start.left, start.right) if isinstance(start, PairStart) else (start.source,)
+        grids = [grid_of(s) for s in sources]
+        steps = [g.step for g in grids if g is not None]
+        known = kernel.op in ("QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool")
+        plain = all(isinstance(n, (R.Relu, R.Add)) for n in absorbed)
+        if not known or not plain or len(steps) != len(sources) or not kernel.has_scales(steps, scale):
+            return None
+        zeros = tuple(g.zero for g in grids if g is not None)
+        return KernelStart(quantizer.name, start, kernel, zeros, zero, quantizer.type.dtype)
+
+    def _doubt_merged(self, lifted: Lifted) -> None:
+        """A quantizer of codes that onnxruntime's defaults have no node for: merged with a neighbour, or moved."""
+        for node in lifted.chain:
+            name = node_name(node)
+            if isinstance(node, R.QuantizeLinear) and name not in self.kernels and not self._same_grid(lifted, node):
+                self.doubts.append(name)
+            kernel = self.kernels.get(name)
+            if kernel is not None and kernel.op.startswith("QLinear"):
+                self.doubts.append(name)
+
+    def _same_grid(self, lifted: Lifted, node: R.QuantizeLinear) -> bool:
+        """Whether a quantizer only repeats the grid that its codes came from."""
+        first = replace(lifted, chain=lifted.chain[:1])
+        grid = grid_of(first) if len(lifted.chain) > 1 else grid_of(replace(lifted, chain=()))
+        return grid is not None and grid == Grid(*grid_parameters(self.graph, node))
 
     def on_grid(self, lifted: Lifted) -> tuple[Lifted, Grid]:
         """The value as codes on an even grid, as a linear layer needs it.
@@ -330,13 +366,14 @@ def code_range(graph: Graph, value: str) -> tuple[int, int]:
         bounds = [scalar(graph, i) for i in node.inputs[1:]]
         low = bounds[0] if bounds and bounds[0] is not None else lo
         high = bounds[1] if len(bounds) > 1 and bounds[1] is not None else hi
-        return max(lo, int(low)), min(hi, int(high))
+        low, high = max(lo, int(low)), min(hi, int(high))
+        return min(low, high), high  # bounds the wrong way round: everything becomes the upper one
     if isinstance(node, R.Where) and all(scalar(graph, i) is not None for i in node.inputs[1:]):
         choices = [int(v) for i in node.inputs[1:] if (v := scalar(graph, i)) is not None]
         return min(choices), max(choices)
     if isinstance(node, (R.Cast, R.Reshape, R.Transpose)):
         inner = code_range(graph, node.inputs[0])
-        return max(lo, inner[0]), min(hi, inner[1])
+        return inner if lo <= inner[0] and inner[1] <= hi else (lo, hi)  # a Cast beyond the range wraps around
     return lo, hi
 
 

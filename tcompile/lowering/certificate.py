@@ -20,6 +20,7 @@ from math import prod
 
 import numpy as np
 
+from tcompile.ir import real as R
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.lifted import (
     AccumulatorStart,
@@ -41,6 +42,8 @@ from tcompile.lowering.steps import chain_direction, direction
 __all__ = ["Entry", "Risk", "certify", "certify_output", "certify_pair", "error_bound", "exact_sum"]
 
 LISTED = 20
+SMALLEST, LARGEST = Fraction(1, 1 << 126), Fraction(1 << 127)  # float32 rounds relatively between these
+UNSTEADY = (R.Elu, R.Selu, R.Log, R.Mish, R.Pow)  # onnxruntime: an element's value depends on its place in the tensor
 UNIT = Fraction(1, 1 << 24)  # half a unit in the last place of 1.0 in float32
 
 
@@ -102,7 +105,8 @@ def exact_sum(start: AccumulatorStart) -> np.ndarray:
         unit = _unit(x) * _unit(Fraction(float(scale)))
         terms = int(size) * _odd(start.x_scale) * _odd(float(scale))
         offset = Fraction(float(bias)) / unit
-        result[c] = offset.denominator == 1 and terms + abs(offset) < 1 << 24
+        total = terms + abs(offset)
+        result[c] = offset.denominator == 1 and total < 1 << 24 and unit >= SMALLEST and total * unit < LARGEST
     return result
 
 
@@ -116,7 +120,8 @@ def error_bound(start: AccumulatorStart) -> np.ndarray:
     roundings = start.terms + 5  # x, w and their product, the bias, the replay's own start; terms - 1 additions
     gamma = roundings * UNIT / (1 - roundings * UNIT)
     size = start.magnitude * np.abs(start.scale) + np.abs(start.bias)
-    return np.asarray(size * float(gamma) * (1 + 2.0**-40))
+    bound = size * float(gamma) * (1 + 2.0**-40) + roundings * float(SMALLEST)
+    return np.asarray(np.where(size < float(LARGEST), bound, np.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +148,8 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
     """
     count = sum(len(s) - 1 for s in steps.starts)
     start = lifted.start
+    if _unsteady(lifted):
+        return Entry(layer, "assumed", count, max(1, count))
     if isinstance(start, IntegerKernelStart) or (isinstance(start, KernelStart) and isinstance(start.inner, PairStart)):
         return Entry(layer, "kernel", count, 0)
     if isinstance(start, KernelStart):
@@ -160,6 +167,20 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
             return Entry(layer, "assumed", count, count)
         return _bounded(lifted, steps, layer, np.where(exact, 0.0, error_bound(start)), np.sign(start.scale))
     return Entry(layer, "exact", count, 0)
+
+
+def _unsteady(lifted: Lifted) -> bool:
+    """Whether onnxruntime may give an element another value at another place, here or in what the chain starts from."""
+    if any(isinstance(node, UNSTEADY) for node in lifted.chain):
+        return True
+    match lifted.start:
+        case RelaidStart(previous=inner) | PoolStart(source=inner):
+            return _unsteady(inner)
+        case PairStart(left=left, right=right):
+            return _unsteady(left) or _unsteady(right)
+        case ConcatStart(parts=parts):
+            return any(_unsteady(part) for part in parts)
+    return False
 
 
 def _relaid(lifted: Lifted, steps: Steps, layer: str) -> Entry:
@@ -205,15 +226,12 @@ def _bounded(lifted: Lifted, steps: Steps, layer: str, bound: np.ndarray, slope:
     """
     channels = len(steps.starts)
     bound, slope = np.broadcast_to(bound, (channels,)), np.broadcast_to(slope, (channels,))
-    rows = max(len(s) - 1 for s in steps.starts)
     count = sum(len(s) - 1 for s in steps.starts)
-    if not rows:
-        return Entry(layer, "bounded", 0, 0)
     raw = replace(lifted, start=_Raw(lifted.start.value))
-    reach, live = _padded(steps, rows)
+    reach, first, last = _padded(steps)
     risks: list[Risk] = []
     at_risk = np.zeros(reach.shape, bool)
-    for integers, beyond in ((reach, reach - 1), (reach - 1, reach)):
+    for integers, beyond, live in ((reach, reach - 1, first), (reach - 1, reach, last)):
         towards = slope * (beyond - integers)
         value = np.broadcast_to(next(iter(lifted.start.feed(integers).values())), reach.shape).astype(np.float64)
         here = np.broadcast_to(evaluate(raw, value), reach.shape)
@@ -233,15 +251,23 @@ def _outward(value: np.ndarray, sign: np.ndarray) -> np.ndarray:
     return np.where(short, np.nextafter(rounded, end), rounded).astype(np.float64)
 
 
-def _padded(steps: Steps, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """First integers of all pieces but the first as a matrix (rows, channels), and which entries are real."""
+def _padded(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Borders of all pieces as a matrix (borders, channels): the first integers, and one beyond the last.
+
+    Which of them have a reachable integer on their upper and on their lower side: the smallest integer has no neighbour
+    below, the one beyond the largest none above, but rounding may carry a sum across a step there, too.
+    """
+    rows = max(len(s) for s in steps.starts) + 1
     reach = np.zeros((rows, len(steps.starts)), np.int64)
-    live = np.zeros(reach.shape, bool)
-    for c, start in enumerate(steps.starts):
-        reach[:, c] = start[-1]
-        reach[: len(start) - 1, c] = start[1:]
-        live[: len(start) - 1, c] = True
-    return reach, live
+    above, below = np.zeros(reach.shape, bool), np.zeros(reach.shape, bool)
+    for c, (start, hi) in enumerate(zip(steps.starts, steps.hi, strict=True)):
+        count = len(start)
+        reach[:, c] = start[0]
+        reach[:count, c] = start
+        reach[count, c] = hi + 1
+        above[:count, c] = True
+        below[1 : count + 1, c] = True
+    return reach, above, below
 
 
 def _risks(
@@ -282,7 +308,8 @@ def _risks(
 
 
 def _code(steps: Steps, channel: int, integer: int) -> int:
-    return int(steps.values[channel][np.searchsorted(steps.starts[channel], integer, side="right") - 1])
+    piece = int(np.searchsorted(steps.starts[channel], integer, side="right")) - 1
+    return int(steps.values[channel][max(0, piece)])
 
 
 def certify_output(start: AccumulatorStart, layer: str) -> Entry:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tcompile.ir import real as R
 from tcompile.ir.requantizers import Steps
-from tcompile.lowering.lifted import ChainError, CodeStart, GridStart, Lifted, RelaidStart, evaluate
+from tcompile.lowering.lifted import ChainError, CodeStart, ConcatStart, GridStart, Lifted, RelaidStart, evaluate
 
 __all__ = ["Grid", "grid_of", "regrid"]
 
@@ -30,8 +30,10 @@ def grid_of(lifted: Lifted) -> Grid | None:
     start = lifted.start
     if isinstance(start, RelaidStart) and not lifted.chain:
         return grid_of(start.previous)
+    if isinstance(start, ConcatStart) and start.grid is not None:
+        start = start.grid
     if isinstance(start, GridStart) and not lifted.chain:
-        return Grid(start.step, 0)
+        return Grid(start.step, start.zero)
     if isinstance(start, CodeStart) and len(lifted.chain) == 1:
         return _dequantizer(lifted, lifted.chain[0])
     return None

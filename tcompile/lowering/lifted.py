@@ -59,13 +59,14 @@ class CodeStart(Start):
 
 @dataclass(frozen=True, eq=False)
 class GridStart(Start):
-    """Value = float32(n · step)."""
+    """Value = float32((n - zero) · step), as a dequantizer computes it, for integers of any range."""
 
     value: str
     step: float
+    zero: int = 0
 
     def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
-        return {self.value: (n.astype(np.float64) * self.step).astype(np.float32)}
+        return {self.value: ((n - self.zero).astype(np.float64) * self.step).astype(np.float32)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +171,15 @@ class PoolStart(Start):
         floats = evaluate(self.source, _windows(n, prod(self.window)))
         return {self.value: self.average(floats.astype(np.float32), n.shape)}
 
+    def images(self, windows: np.ndarray) -> np.ndarray:
+        """Rows of windows as images (L·C, 1, ...) whose first window they are.
+
+        As in the file, the image is larger than the window or equal to it: onnxruntime rounds these two differently.
+        """
+        images = windows.reshape(-1, 1, *self.window)
+        whole = tuple(self.source.kind.shape[2:]) == self.window
+        return images if whole else np.concatenate([images, images], axis=2)
+
     def average(self, floats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Average rows of shape (L·C, K) through onnxruntime; back to (L, C)."""
         session, source = self._session
@@ -197,13 +207,16 @@ def _windows(n: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ConcatStart(Start):
-    """Branches on different grids one behind the other along the channels."""
+    """Branches one behind the other along the channels; `grid` is theirs if they share one."""
 
     value: str
     parts: tuple[Lifted, ...]
     sizes: tuple[int, ...]
+    grid: GridStart | None = None
 
     def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
+        if self.grid is not None:
+            return self.grid.feed(n)
         wide = np.broadcast_to(n, (len(n), sum(self.sizes)))
         pieces, first = [], 0
         for part, size in zip(self.parts, self.sizes, strict=True):
@@ -228,8 +241,11 @@ class KernelStart(Start):
         if isinstance(self.inner, PairStart):
             codes = list(pair_codes(self.inner.left, self.inner.right, n))
         else:
-            codes = [_windows(n, prod(self.inner.window)).reshape(-1, 1, *self.inner.window)]
-        return {self.value: self.kernel(codes, self.zeros, self.zero).reshape(n.shape).astype(self.dtype)}
+            codes = [self.inner.images(_windows(n, prod(self.inner.window)))]
+        made = self.kernel(codes, self.zeros, self.zero)
+        if isinstance(self.inner, PoolStart):
+            made = made.reshape(*made.shape[:2], -1)[:, :, 0]
+        return {self.value: made.reshape(n.shape).astype(self.dtype)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +300,8 @@ class Lifted:
     def then(self, node: R.RealNode, others: Sequence[Lifted] = ()) -> Lifted:
         """The chain with one more node; `others` are chains on the same base that meet in it."""
         axis, channels = self.axis, self.channels
+        if node.type.shape != self.kind.shape:
+            raise ChainError(f"its constants make {list(self.kind.shape)} larger: {list(node.type.shape)}")
         chain = list(self.chain)
         for other in others:
             chain += [n for n in other.chain if n not in chain]

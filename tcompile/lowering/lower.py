@@ -81,6 +81,8 @@ class Lowered:
         Zero points of code tensors.
     notes : tuple of str
         Things to tell the user.
+    doubts : tuple of str
+        ONNX nodes that onnxruntime's defaults compute in a way that is not reproduced.
     """
 
     graph: Graph
@@ -92,6 +94,7 @@ class Lowered:
     heads: Mapping[str, tuple[str, ...]]
     zeros: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def lower(graph: Graph, mode: Mode, kernels: Mapping[str, Kernel]) -> Lowered:
@@ -141,6 +144,7 @@ class _Lowering(Builder):
             self.heads,
             self.zeros,
             tuple(self.notes),
+            tuple(dict.fromkeys(self.doubts)),
         )
 
     def _refuse(self, node: R.RealNode, reason: Refusal | ChainError) -> None:
@@ -212,6 +216,9 @@ class _Lowering(Builder):
     def _elementwise(self, node: R.RealNode) -> State:
         sources = [s for i in dict.fromkeys(node.uses) if isinstance(s := self.states[i], Lifted)]
         first = sources[0]
+        kernel = self.kernels.get(node_name(node)) if self.mode == "fused" else None
+        if kernel is not None and kernel.op == "QLinearAdd" and len(node.uses) == 2 and len(sources) <= 2:
+            return self._pair(node, first, sources[-1])
         if all(s.start is first.start for s in sources):
             self.place(node, "accelerator", "requantizer")
             try:

@@ -15,6 +15,7 @@ from tcompile.lowering.builder import CODES, UNQUANTIZED, Builder, Refusal, Stat
 from tcompile.lowering.grid import grid_of
 from tcompile.lowering.lifted import (
     ConcatStart,
+    GridStart,
     Lifted,
     PoolStart,
     evaluate,
@@ -120,6 +121,8 @@ def pad(b: Builder, node: R.Pad) -> State:
         name=name, inputs=(base,), type=kind, origin=node.origin, pads=node.pads, code=int(code)
     )
     wide = replace(source, lo=np.array([lo]), hi=np.array([hi]))
+    if (lo, hi) != (kind.lo, kind.hi):  # perhaps beyond what the file's code type holds
+        wide = replace(wide, start=GridStart(source.value, grid.step, grid.zero), chain=())
     return b.relaid(node, wide, make, axis=None)
 
 
@@ -133,14 +136,16 @@ def concat(b: Builder, node: R.Concat) -> State:
     make = lambda name, kind: I.Concat(  # noqa: E731
         name=name, inputs=bases, type=kind, origin=node.origin, axis=axis
     )
-    whole = replace(parts[0], lo=np.array([lo]), hi=np.array([hi]))
-    if len({grid_of(p) for p in parts}) == 1:
-        return b.relaid(node, whole, make, axis=None)
+    grids = {grid_of(p) for p in parts}
     sizes = tuple(p.kind.shape[axis] for p in parts)
-    result = b.relaid(node, whole, make, axis=None)
-    start = ConcatStart(node.name, tuple(parts), sizes)
+    result = b.relaid(node, replace(parts[0], lo=np.array([lo]), hi=np.array([hi])), make, axis=None)
+    grid = grids.pop() if len(grids) == 1 else None
+    if grid is not None:
+        whole = GridStart(node.name, grid.step, grid.zero)
+        return replace(result, start=ConcatStart(node.name, tuple(parts), sizes, whole))
     lows = np.repeat([int(p.lo.min()) for p in parts], sizes)
     highs = np.repeat([int(p.hi.max()) for p in parts], sizes)
+    start = ConcatStart(node.name, tuple(parts), sizes)
     return replace(result, start=start, axis=axis, channels=sum(sizes), lo=lows, hi=highs)
 
 
