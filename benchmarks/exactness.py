@@ -69,9 +69,7 @@ def cifar(data: Path) -> Arrays:
 
     held = np.load(data / "datasets" / "cifar10-jpeg" / "test.npz")
     stream, offset = held["jpeg"], held["offset"]
-    images = [
-        np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()))) for a, b in pairwise(offset)
-    ]
+    images = [np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()))) for a, b in pairwise(offset)]
     order = np.random.default_rng(0).permutation(len(images))  # the file is sorted by class
     x = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
     return {"x": x[order], "y": held["label"].astype(np.int64)[order]}

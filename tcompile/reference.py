@@ -236,6 +236,13 @@ class Kernel:
         own = [self._scale(first + 3 * k) for k in range(len(inputs))]
         return [*own, self._scale(zero - 1)] == [float(np.float32(s)) for s in (*inputs, output)]
 
+    @property
+    def output_scale(self) -> float:
+        """Scale of the output's codes."""
+        scale = self._scale(ZERO_INPUT[self.op] - 1)
+        assert scale is not None
+        return scale
+
     def _scale(self, index: int) -> float | None:
         array = self.constants.get(self.node.input[index]) if index < len(self.node.input) else None
         return float(array.ravel()[0]) if array is not None and array.size == 1 else None

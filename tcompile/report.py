@@ -179,7 +179,9 @@ def build_report(
 def with_verification(report: Json, found: Verification) -> Json:
     """The report with the results of a verification."""
     exactness = dict(report["exactness"])
-    if exactness["verdict"] != "proved":
+    if found.mismatches:
+        exactness["verdict"] = "untested"  # what was said is refuted by these frames
+    elif exactness["verdict"] != "proved":
         exactness["verdict"] = "tested"
     return {
         **report,

@@ -105,7 +105,7 @@ def show_verification(screen: Screen, report: Report, found: Verification) -> No
     word = {1: "frame"}.get(found.samples, "frames")
     screen.say(
         f"{found.mismatches} mismatches in {found.integers} output integers of {found.samples} {word}"
-        f" (reference: onnxruntime, {found.reference}; verdict: {report['exactness']['verdict']})"
+        f" (reference: onnxruntime, {found.reference}; verdict: {'refuted' if found.mismatches else report['exactness']['verdict']})"
     )
     screen.say(
         f"final outputs behind the host's part are bit-equal to onnxruntime's on {found.identical_outputs} of {found.samples} {word}"

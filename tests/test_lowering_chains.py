@@ -14,7 +14,7 @@ from tcompile import reference
 from tcompile.errors import ModelError
 from tcompile.ir import integer as I
 from tcompile.lowering import steps as steps_module
-from tcompile.lowering.lifted import AccumulatorStart, ChainError
+from tcompile.lowering.lifted import AccumulatorStart
 from tests.models import Net, code_range, integers_of, with_outputs
 
 CHANNELS = 3

@@ -179,7 +179,13 @@ class Builder:
             return self.requantize_pair(lifted, layer)
         assert isinstance(lifted.base, str)
         steps = steps_of(lifted)
-        self.entries.append(certify(lifted, steps, layer))
+        entry = certify(lifted, steps, layer)
+        self.entries.append(entry)
+        if entry.at_risk and isinstance(lifted.start, PoolStart | KernelStart):
+            self.notes.append(
+                f"{printable(layer)} averages in floating point: at {entry.at_risk} of its {entry.steps} steps onnxruntime's result"
+                " depends on the order of the terms, so that a few integers may differ; verify counts them"
+            )
         return self.emit_requantizer(lifted.base, lifted, steps)
 
     def requantize_pair(self, lifted: Lifted, layer: str) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 
 from tcompile.ir import real as R
 from tcompile.ir.requantizers import Steps
+from tcompile.lowering.grid import grid_of
 from tcompile.lowering.lifted import (
     AccumulatorStart,
     CodeStart,
@@ -154,7 +155,8 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
         return Entry(layer, "kernel", count, 0)
     if isinstance(start, KernelStart):
         assert isinstance(start.inner, PoolStart)
-        return _pool(start.inner, layer, count)
+        entry = _pool(start.inner, layer, count)
+        return entry if entry.proved else _kernel_pool(start, start.inner, steps, layer)
     if isinstance(start, PoolStart):
         return _pool(start, layer, count, lifted, steps)
     if isinstance(start, RelaidStart):
@@ -217,6 +219,36 @@ def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None
     gamma = float((terms + 3) * UNIT / (1 - (terms + 3) * UNIT))
     bound = np.full(len(steps.starts), float(np.abs(floats).max()) * gamma)
     return _bounded(lifted, steps, layer, bound, np.ones(1))
+
+
+def _kernel_pool(kernel: KernelStart, start: PoolStart, steps: Steps, layer: str) -> Entry:
+    """An averaging kernel sums dequantized floats: a step is at risk where the real average is too close to it.
+
+    The average of codes that sum to n is x_scale · (n - K·zero) / K, a step is an odd half of y_scale.
+    """
+    grid, terms = grid_of(start.source), prod(start.window)
+    assert grid is not None
+    y_scale = Fraction(kernel.kernel.output_scale)
+    ratio = Fraction(grid.step) / (y_scale * terms)
+    largest = max(abs(int(start.source.lo.min()) - grid.zero), abs(int(start.source.hi.max()) - grid.zero))
+    roundings = (terms + 8) * UNIT
+    bound = roundings / (1 - roundings) * largest * Fraction(grid.step)
+    risks, at_risk = [], 0
+    for c, first in enumerate(steps.starts):
+        for n in map(int, first[1:]):
+            near = {k: _to_half(ratio * (k - terms * grid.zero)) * y_scale for k in (n - 1, n)}
+            k = min(near, key=lambda k: near[k])
+            if near[k] <= bound:
+                at_risk += 1
+                codes = (_code(steps, c, k), _code(steps, c, 2 * n - 1 - k))
+                risks.append(Risk(layer, c, k, codes, float(near[k]), float(bound)))
+    risks.sort(key=lambda r: r.margin)
+    return Entry(layer, "bounded", sum(len(s) - 1 for s in steps.starts), at_risk, tuple(risks[:LISTED]))
+
+
+def _to_half(x: Fraction) -> Fraction:
+    """Distance to the nearest odd half."""
+    return abs(x - Fraction(2 * (x.numerator // x.denominator) + 1, 2))
 
 
 def _bounded(lifted: Lifted, steps: Steps, layer: str, bound: np.ndarray, slope: np.ndarray) -> Entry:
