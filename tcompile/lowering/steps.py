@@ -29,7 +29,7 @@ from tcompile.lowering.lifted import (
 __all__ = ["chain_direction", "direction", "steps_of"]
 
 TABLE = 1 << 22  # integers per channel that are always tabulated
-TOTAL = 1 << 25  # integers of all channels that are tabulated where bisection would do
+TOTAL = 1 << 21  # integers of all channels that are tabulated where bisection would do
 WHOLE = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 RISING = (R.Relu, R.Clip, R.Floor, R.Ceil, R.Round, R.Min, R.Max)
 
