@@ -106,6 +106,8 @@ class _Importer:
                 if not _has_form(proto):
                     raise _unsupported(proto.op_type)
                 raise _Refused("", "")  # an input's own node was refused; it has said why
+            if not _has_form(proto):
+                raise _unsupported(proto.op_type)
             if len(outputs) > 1 and proto.op_type not in ("TopK", "Split"):
                 raise _Refused(
                     "several-outputs", f"{printable(proto.op_type)} must have one output, not {len(outputs)}"
@@ -262,6 +264,8 @@ def _has_form(proto: onnx.NodeProto) -> bool:
 def _unsupported(op: str) -> _Refused:
     close = difflib.get_close_matches(op, DIRECT, n=1, cutoff=0.85)
     hint = HINTS.get(op, f"is {close[0]} meant?" if close else "cut the graph before it with --until")
+    if op.split(".")[-1].startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger")):
+        hint = "QOperator files are not read yet: quantize in QDQ format"
     return _Refused("unsupported-op", f"{printable(op)} has no integer form here", hint)
 
 

@@ -154,7 +154,8 @@ class _Lowering(Builder):
                 Problem(reason.code, f"{what} {reason.message}", (node_name(node), *reason.where), reason.hint)
             )
         else:
-            self.problems.append(Problem("no-integer-form", f"{what}: {reason}", (node_name(node),)))
+            hint = "quantize them: give --weights csd:3 or --ternary sws" if "floating point" in str(reason) else ""
+            self.problems.append(Problem("no-integer-form", f"{what}: {reason}", (node_name(node),), hint))
 
     def visit(self, node: R.RealNode) -> State:
         if isinstance(node, R.Input):
