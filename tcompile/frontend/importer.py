@@ -264,7 +264,7 @@ def _has_form(proto: onnx.NodeProto) -> bool:
 def _unsupported(op: str) -> _Refused:
     close = difflib.get_close_matches(op, DIRECT, n=1, cutoff=0.85)
     hint = HINTS.get(op, f"is {close[0]} meant?" if close else "cut the graph before it with --until")
-    if op.split(".")[-1].startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger")):
+    if op.rpartition(".")[2].startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger")):
         hint = "QOperator files are not read yet: quantize in QDQ format"
     return _Refused("unsupported-op", f"{printable(op)} has no integer form here", hint)
 
