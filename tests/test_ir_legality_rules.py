@@ -297,7 +297,7 @@ def test_a_requantizer_lies_along_an_axis_of_its_input(axis, channels, legal):
 
 @pytest.mark.parametrize("axis, shape, legal", [
     (0, SHAPE[1:], True), (0, SHAPE, True), (3, SHAPE[:3], True), (3, (1, 2, 4, 1), True), (-1, SHAPE[:3], False),
-    (4, SHAPE, False), (3, SHAPE, False), (1, (1, 4), False),
+    (4, SHAPE, False), (3, SHAPE, False), (1, (1, 4), False), (-1, (1, 2, 4, 1, 2, 4, 4), False),
 ])  # fmt: skip
 def test_an_argmax_drops_its_axis_or_leaves_one_element(axis, shape, legal):
     graph = integer(I.ArgMax, shape, 0, 3, axis=axis)
@@ -435,9 +435,9 @@ def test_a_numerator_has_64_bits(hi, legal):
 
 
 def test_a_patch_of_one_channel_leaves_the_others_alone():
-    """Channel 0 holds [0, 1] after the first node and 1 alone is patched; channel 1 is patched where it never goes."""
+    """1 lies inside [0, 2], the inputs of channel 0; channel 1 holds [5, 6] and is patched where it never goes."""
     source = I.Input(name="x", type=IntType(SHAPE, 0, 3))
-    cut = Comparators(([1], [1]), ([0, 1], [5, 6]))
+    cut = Comparators(([1], [1]), ([0, 2], [5, 6]))
     patched = Division(
         [False], 1, [0], "up", [0], [9], [1], exceptions=([1], [1]), corrections=([10], [80])
     )  # 1 is no input of channel 1
@@ -452,18 +452,18 @@ def test_a_patch_of_one_channel_leaves_the_others_alone():
 
 
 def test_a_patch_that_all_channels_share_reaches_each_of_them():
-    """2 is an input of channel 1 alone."""
+    """3 is an input of channel 1 alone, between its ends."""
     source = I.Input(name="x", type=IntType(SHAPE, 0, 3))
-    cut = Comparators(([1], [1]), ([0, 1], [2, 3]))
-    patched = Division([False], 1, [0], "up", [0], [9], [1], exceptions=([2],), corrections=([40],))
+    cut = Comparators(([1], [1]), ([0, 1], [2, 4]))
+    patched = Division([False], 1, [0], "up", [0], [9], [1], exceptions=([3],), corrections=([40],))
     nodes = (
         source,
-        I.Requantize(name="c", inputs=("x",), type=IntType(SHAPE, 0, 3), form=cut),
-        I.Requantize(name="y", inputs=("c",), type=IntType(SHAPE, 0, 42), form=patched),
+        I.Requantize(name="c", inputs=("x",), type=IntType(SHAPE, 0, 4), form=cut),
+        I.Requantize(name="y", inputs=("c",), type=IntType(SHAPE, 0, 43), form=patched),
     )
     graph = Graph("integer", nodes, ("y",))
     check(graph)
-    refused(changed_type(graph, hi=41), "[0, 42]")
+    refused(changed_type(graph, hi=42), "[0, 43]")
 
 
 @pytest.mark.parametrize("case", EXACT)
