@@ -80,6 +80,7 @@ class Session:
     """
 
     def __init__(self, model: onnx.ModelProto, mode: Mode = "plain") -> None:
+        self.mode = mode
         options = _options()
         options.graph_optimization_level = _LEVEL[mode]
         try:
