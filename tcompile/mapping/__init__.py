@@ -1,0 +1,1 @@
+"""From an integer network to a design: blocks, their memories and the streams between them."""
