@@ -92,6 +92,10 @@ class Block(ABC):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         """The block's timing; see `hw.timing`."""
 
+    def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Process]:
+        """The block's timing where it depends on what the memories hold; `processes` where it does not."""
+        return self.processes(i, o)
+
     @property
     def input_names(self) -> tuple[str, ...]:
         """``i``, or ``i0``, ``i1`` ... where there are several."""

@@ -66,14 +66,14 @@ def _sink(i: timing.Channel, port: int, stalls: Stalls) -> timing.Process:
 
 
 def predicted(
-    block: Block, beats: Sequence[int], stalls: Stalls = Stalls()
+    block: Block, beats: Sequence[int], stalls: Stalls = Stalls(), memories: Mapping[str, Words] | None = None
 ) -> tuple[tuple[list[int], ...], tuple[list[int], ...]]:
     """Cycles of all input and output transfers, by the block's timing."""
     i = [timing.Channel(n, record=True) for n in block.input_names]
     o = [timing.Channel(n, record=True) for n in block.output_names]
     timing.run(
         [
-            *block.processes(i, o),
+            *block.timing(i, o, memories or {}),
             *(_source(c, n, k, stalls) for k, (c, n) in enumerate(zip(i, beats, strict=True))),
             *(_sink(c, k, stalls) for k, c in enumerate(o)),
         ]
@@ -146,6 +146,6 @@ def bench(
     for name, mine, theirs in zip(block.output_names, run.outputs, wanted, strict=True):
         assert np.array_equal(mine, theirs), f"{name}: rtl {mine.tolist()[:20]} model {theirs.tolist()[:20]}"
     if stalls.flicker is None:
-        taken, given = predicted(block, [len(x) for x in inputs], stalls)
+        taken, given = predicted(block, [len(x) for x in inputs], stalls, memories)
         assert (run.taken, run.given) == (taken, given)
     return run

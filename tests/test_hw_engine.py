@@ -1,0 +1,81 @@
+"""The engine computes what its schedule says, in the cycles its schedule says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hw.block import Bus
+from hw.engine import Engine, Entry, booth_digits
+from tests.gateware import Stalls, bench
+
+
+def test_booth_digits_give_the_weight_back():
+    weights = np.arange(-256, 256)
+    total = sum(booth_digits(weights, d) << (2 * d) for d in range(5))
+    assert np.array_equal(total, weights)
+
+
+def random_schedule(generator, span, blocks, passes, tiles):
+    entries, tile = [], 0
+    for _ in range(blocks):
+        count = int(generator.integers(0, 5))
+        row = []
+        for _ in range(count):
+            kept = sorted(generator.choice(passes, int(generator.integers(1, passes + 1)), replace=False))
+            offset = int(generator.integers(0, span))
+            row += [Entry(offset, int(d), first=False, last=False, next=bool(d == kept[-1])) for d in kept]
+            tile += 1
+        row = row or [Entry(0, first=False, last=False, adds=False, next=False)]
+        row[0] = row[0]._replace(first=True)
+        row[-1] = row[-1]._replace(last=True)
+        entries += row
+    used = [k for k, e in enumerate(entries) if e.next]
+    if used:
+        entries[used[-1]] = entries[used[-1]]._replace(next=False)
+    return entries, max(1, tile)
+
+
+def make(seed, kind="dot", weight_width=2, signed_input=False, simd=3, pe=2):
+    generator = np.random.default_rng(seed)
+    span = int(generator.integers(1, 9))
+    depth = span + int(generator.integers(0, 7))
+    moves = ((3, 1), (2, int(generator.integers(1, 6))))
+    frame = int(generator.integers(1, 14))
+    passes = max(1, (weight_width + 1) // 2)
+    entries, tiles = random_schedule(generator, span, 3, passes, 5)
+    lanes = simd if kind == "dot" else pe
+    width = 4
+    out = Bus(pe, 20, True) if kind in ("dot", "lane", "sum") else Bus(pe, width, signed_input)
+    block = Engine(
+        kind, Bus(lanes, width, signed_input), out, depth, span, moves, frame, len(entries),
+        tiles if kind in ("dot", "lane") else 0, weight_width if kind in ("dot", "lane") else 0,
+        doubles=weight_width > 2, places=int(generator.integers(1, 12)),
+    )  # fmt: skip
+    memories = {"schedule": block.schedule_words(entries)}
+    if block.weighted:
+        low, high = (-1, 2) if weight_width == 2 else (-(1 << weight_width - 1), 1 << weight_width - 1)
+        memories["weights"] = block.weight_words(generator.integers(low, high, (tiles, pe, block.simd)))
+    low = -8 if signed_input else 0
+    return block, generator.integers(low, low + 16, (3 * block.frame_words, lanes)), memories
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("weight_width", [2, 3, 8, 9])
+def test_dot_lanes(seed, weight_width):
+    block, x, memories = make(seed, "dot", weight_width, bool(seed % 2), simd=[1, 2, 3, 4, 5, 8][seed], pe=1 + seed % 3)
+    run = bench(block, [x], memories, Stalls.random(seed, block) if seed % 3 else Stalls())
+    assert len(run.outputs[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["lane", "sum", "max"])
+def test_lanes_with_own_elements(seed, kind):
+    block, x, memories = make(seed, kind, 5, bool(seed % 2))
+    bench(block, [x], memories, Stalls.random(seed, block) if seed else Stalls())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flickering_ready_changes_no_value(seed):
+    block, x, memories = make(seed)
+    bench(block, [x], memories, Stalls(flicker=seed))
