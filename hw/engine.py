@@ -119,7 +119,9 @@ class Engine(Block):
 
     def __post_init__(self) -> None:
         if self.kind != "dot" and self.i.lanes != self.o.lanes:
-            raise ValueError(f"{self.kind} lanes must be as many at input and output, not {self.i.lanes}, {self.o.lanes}")
+            raise ValueError(
+                f"{self.kind} lanes must be as many at input and output, not {self.i.lanes}, {self.o.lanes}"
+            )
         if not 1 <= self.span <= self.depth:
             raise ValueError(f"a window of {self.span} words must fit the ring of {self.depth}")
         if self.weighted != (self.tiles > 0) or self.weighted != (self.weight_width > 0):
@@ -213,6 +215,11 @@ class Engine(Block):
             for word in words
         ]
 
+    def row_blocks(self, words: Words) -> list[int]:
+        """Entries of each row block."""
+        ends = [k for k, e in enumerate(self.schedule(words)) if e.last]
+        return [b - a for a, b in zip([-1, *ends], ends, strict=False)]
+
     def weight_words(self, tiles: np.ndarray) -> tuple[int, ...]:
         """Contents of the weight memory: tiles (n, PE, SIMD)."""
         return tuple(pack(tile.reshape(-1).tolist(), self.weight_width) for tile in tiles)
@@ -270,18 +277,13 @@ class Engine(Block):
         if tile is None:
             return x
         digits = booth_digits(tile, e.digit) << (2 * e.digit)
-        return x @ digits.T if self.kind == "dot" else x * digits[:, 0]
+        return np.asarray(x @ digits.T if self.kind == "dot" else x * digits[:, 0])
 
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         raise TypeError("the timing of an engine depends on its schedule; ask `timing`")
 
     def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Process]:
-        lengths, length = [], 0
-        for e in self.schedule(memories["schedule"]):
-            length += 1
-            if e.last:
-                lengths.append(length)
-                length = 0
+        lengths = self.row_blocks(memories["schedule"])
         written, freed, results, credits = Queue(), Queue(), Queue(), Queue()
         return (
             self._writes(i[0], written, freed),

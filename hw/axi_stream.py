@@ -1,0 +1,350 @@
+"""The AXI4-Stream ports of an accelerator: where frames enter and leave.
+
+TDATA is the payload of the stream inside, filled up at the top to whole bytes; TLAST marks the last beat of a frame.
+The blocks here have one stream inside and one side of AXI4-Stream signals, ``s_...`` or ``m_...``, which are listed in
+`external`; `axi_in` or `axi_out` tells the shape of a beat there. Model and timing treat the AXI side as a stream like
+any other: it is input 0 of `AxisIn` and output 0 of `AxisOut`. Both pass a beat per cycle through two registers, so that
+no combinational path leads from one side to the other, neither forwards nor backwards.
+
+Each port tells what happens by `events`, outputs of one bit for the counters of `hw.axi_lite`, a cycle after the fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.block import Beats, Block, Bus, Words
+from hw.timing import Channel, Process, Queue, dispatch, outbox
+
+__all__ = ["INPUT_EVENTS", "OUTPUT_EVENTS", "AxisIn", "AxisOut", "Pins", "resynchronised", "tdata_width"]
+
+Pins = dict[str, tuple[str, int]]  # name: ("input" or "output", width)
+
+INPUT_EVENTS = ("error_early", "error_late", "frame_in", "stalled", "begun")
+OUTPUT_EVENTS = ("frame_out", "stalled")
+PLACES = 2  # registers of a port
+
+
+def tdata_width(bus: Bus) -> int:
+    """Bits of TDATA: the payload in whole bytes."""
+    return -(-bus.bits // 8) * 8
+
+
+def resynchronised(words: Sequence[int], lasts: Sequence[bool], beats: int) -> tuple[list[int], int, int]:
+    """What an `AxisIn` makes of transfers whose TLAST may be wrong.
+
+    Parameters
+    ----------
+    words : sequence of int
+        Payloads of the transfers.
+    lasts : sequence of bool
+        TLAST of each.
+    beats : int
+        Beats of one frame.
+
+    Returns
+    -------
+    tuple of (list of int, int, int)
+        Payloads inside, number of early TLASTs, number of frames without TLAST at their last beat.
+    """
+    inside: list[int] = []
+    early, late, dropping = 0, 0, False
+    for word, last in zip(words, lasts, strict=True):
+        if dropping:
+            dropping = not last
+            continue
+        inside.append(word)
+        missing = -len(inside) % beats
+        if last and missing:
+            inside += [0] * missing
+            early += 1
+        elif not last and not missing:
+            late += 1
+            dropping = True
+    return inside, early, late
+
+
+@dataclass(frozen=True)
+class AxisIn(Block):
+    """An AXI4-Stream port that takes frames of `beats` beats.
+
+    The first beat is taken in cycle 1 after reset at the earliest, then one per cycle. TREADY depends on registers only
+    and is low during reset. A TLAST at the wrong beat is reported and mended: after one that comes early the frame is
+    filled up with zeros, a beat per cycle, while TREADY is low; after a last beat without TLAST all transfers up to
+    and including the next TLAST are dropped. Frames behind the mended one are whole again.
+
+    Members
+    -------
+    s_tdata, s_tvalid, s_tlast : In
+    s_tready : Out(1)
+        The AXI4-Stream port. Filling bits of ``s_tdata`` are ignored.
+    o : Out(stream)
+    error_early, error_late : Out(1)
+        A cycle after a TLAST before the last beat of a frame; after a last beat without TLAST.
+    frame_in : Out(1)
+        A cycle after a frame's last beat was taken or filled up.
+    stalled : Out(1)
+        A cycle after one with TVALID but no TREADY.
+    begun : Out(1)
+        Some beats of a frame are taken, but not all.
+    """
+
+    bus: Bus
+    beats: int
+
+    def __post_init__(self) -> None:
+        _check(self.beats)
+
+    @property
+    def inputs(self) -> tuple[Bus, ...]:
+        return ()
+
+    @property
+    def outputs(self) -> tuple[Bus, ...]:
+        return (self.bus,)
+
+    @property
+    def axi_in(self) -> Bus | None:
+        """Shape of a beat that is taken from outside."""
+        return self.bus
+
+    @property
+    def axi_out(self) -> Bus | None:
+        """Nothing is given to the outside."""
+        return None
+
+    @property
+    def external(self) -> Pins:
+        """The AXI4-Stream signals by port name."""
+        return {
+            "s_tdata": ("input", tdata_width(self.bus)),
+            "s_tvalid": ("input", 1),
+            "s_tready": ("output", 1),
+            "s_tlast": ("input", 1),
+        }
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Outputs of one bit for the counters."""
+        return INPUT_EVENTS
+
+    @property
+    def signature(self) -> dict[str, wiring.Member]:
+        return super().signature | _members(self.external, self.events)
+
+    @property
+    def latency(self) -> int:
+        return 1
+
+    def component(self) -> wiring.Component:
+        return _AxisIn(self)
+
+    def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
+        """Beats inside for beats at the AXI side with right TLAST; `resynchronised` for others."""
+        return (inputs[0],)
+
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+        """Timing with right TLAST; ``i[0]`` is the AXI side."""
+        results, credits = Queue(), Queue()
+        return (_accept(i[0], results, credits), outbox(o[0], results, credits))
+
+
+@dataclass(frozen=True)
+class AxisOut(Block):
+    """An AXI4-Stream port that gives frames of `beats` beats, TLAST at the last one.
+
+    All outputs of the port are registers; TVALID does not wait for TREADY.
+
+    Members
+    -------
+    i : In(stream)
+    m_tdata, m_tvalid, m_tlast : Out
+    m_tready : In(1)
+        The AXI4-Stream port. Filling bits of ``m_tdata`` are zero.
+    frame_out : Out(1)
+        A cycle after a frame's last beat was accepted outside.
+    stalled : Out(1)
+        A cycle after one with TVALID but no TREADY.
+    """
+
+    bus: Bus
+    beats: int
+
+    def __post_init__(self) -> None:
+        _check(self.beats)
+
+    @property
+    def inputs(self) -> tuple[Bus, ...]:
+        return (self.bus,)
+
+    @property
+    def outputs(self) -> tuple[Bus, ...]:
+        return ()
+
+    @property
+    def axi_in(self) -> Bus | None:
+        """Nothing is taken from outside."""
+        return None
+
+    @property
+    def axi_out(self) -> Bus | None:
+        """Shape of a beat that is given to the outside."""
+        return self.bus
+
+    @property
+    def external(self) -> Pins:
+        """The AXI4-Stream signals by port name."""
+        return {
+            "m_tdata": ("output", tdata_width(self.bus)),
+            "m_tvalid": ("output", 1),
+            "m_tready": ("input", 1),
+            "m_tlast": ("output", 1),
+        }
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Outputs of one bit for the counters."""
+        return OUTPUT_EVENTS
+
+    @property
+    def signature(self) -> dict[str, wiring.Member]:
+        return super().signature | _members(self.external, self.events)
+
+    @property
+    def latency(self) -> int:
+        return 1
+
+    def component(self) -> wiring.Component:
+        return _AxisOut(self)
+
+    def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
+        """Beats at the AXI side."""
+        return (inputs[0],)
+
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+        """``o[0]`` is the AXI side."""
+        results, credits = Queue(), Queue()
+        return (dispatch(i[0], results, credits, PLACES, 1), outbox(o[0], results, credits))
+
+
+def _check(beats: int) -> None:
+    if beats < 1:
+        raise ValueError(f"a frame must have at least 1 beat, not {beats}")
+
+
+def _members(external: Pins, events: Iterable[str]) -> dict[str, wiring.Member]:
+    pins = {name: (In if way == "input" else Out)(width) for name, (way, width) in external.items()}
+    return pins | {name: Out(1) for name in events}
+
+
+def _accept(i: Channel, results: Queue, credits: Queue) -> Process:
+    """`hw.timing.dispatch` that sleeps in cycle 0."""
+    t = 0
+    for k in count():
+        free = (yield ("recv", credits)) if k >= PLACES else 0
+        t = yield ("get", i, max(t + 1, free))
+        yield ("send", results, t + 1)
+
+
+class _Pair(wiring.Component):
+    """Two registers: the one that is offered, and a spare one for the beat that comes while the first is held up."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spare = Signal.like(self.i.payload)
+        spare_full = Signal()
+        m.d.comb += self.i.ready.eq(~spare_full)
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += [
+                self.o.valid.eq(self.i.valid | spare_full),
+                self.o.payload.eq(Mux(spare_full, spare, self.i.payload)),
+                spare_full.eq(0),
+            ]
+        with m.Elif(self.i.valid & ~spare_full):
+            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        return m
+
+
+class _AxisIn(wiring.Component):
+    def __init__(self, block: AxisIn) -> None:
+        self.block = block
+        super().__init__(block.signature)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.pair = pair = _Pair(self.block.bus.bits)
+        wiring.connect(m, pair.o, wiring.flipped(self.o))
+        awake, filling, dropping = Signal(), Signal(), Signal()
+        position = Signal(range(max(2, self.block.beats)))
+        last, accepted, kept = Signal(), Signal(), Signal()
+        early, late, moved = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last.eq(position == self.block.beats - 1),
+            self.s_tready.eq(awake & ~filling & pair.i.ready),
+            accepted.eq(self.s_tvalid & self.s_tready),
+            kept.eq(accepted & ~dropping),
+            early.eq(kept & self.s_tlast & ~last),
+            late.eq(kept & ~self.s_tlast & last),
+            moved.eq(kept | (filling & pair.i.ready)),
+            pair.i.valid.eq(kept | filling),
+            pair.i.payload.eq(Mux(filling, 0, self.s_tdata)),
+            self.begun.eq(position != 0),
+        ]
+        m.d.sync += awake.eq(1)
+        with m.If(moved):
+            m.d.sync += position.eq(Mux(last, 0, position + 1))
+        with m.If(early):
+            m.d.sync += filling.eq(1)
+        with m.Elif(moved & last):
+            m.d.sync += filling.eq(0)
+        with m.If(late):
+            m.d.sync += dropping.eq(1)
+        with m.Elif(accepted & self.s_tlast):
+            m.d.sync += dropping.eq(0)
+        m.d.sync += [
+            self.error_early.eq(early),
+            self.error_late.eq(late),
+            self.frame_in.eq(moved & last),
+            self.stalled.eq(self.s_tvalid & ~self.s_tready),
+        ]
+        return m
+
+
+class _AxisOut(wiring.Component):
+    def __init__(self, block: AxisOut) -> None:
+        self.block = block
+        super().__init__(block.signature)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self.block.bus.bits
+        m.submodules.pair = pair = _Pair(bits + 1)
+        position = Signal(range(max(2, self.block.beats)))
+        last = Signal()
+        m.d.comb += [
+            last.eq(position == self.block.beats - 1),
+            pair.i.valid.eq(self.i.valid),
+            pair.i.payload[:bits].eq(self.i.payload),
+            pair.i.payload[bits].eq(last),
+            self.i.ready.eq(pair.i.ready),
+            self.m_tvalid.eq(pair.o.valid),
+            self.m_tdata.eq(pair.o.payload[:bits]),
+            self.m_tlast.eq(pair.o.payload[bits]),
+            pair.o.ready.eq(self.m_tready),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += position.eq(Mux(last, 0, position + 1))
+        m.d.sync += [
+            self.frame_out.eq(self.m_tvalid & self.m_tready & self.m_tlast),
+            self.stalled.eq(self.m_tvalid & ~self.m_tready),
+        ]
+        return m

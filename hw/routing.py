@@ -1,0 +1,123 @@
+"""What the blocks that only route beats have in common: positions counted, elements made wider, arguments checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import and_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+from hw.block import Bus
+from hw.timing import Channel, Process, Queue
+
+__all__ = ["both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
+
+
+def check_extends(bus: Bus, out: Bus) -> None:
+    """Refuse an output whose elements cannot hold every element of the input.
+
+    Raises
+    ------
+    ValueError
+        The output's elements are too narrow, or unsigned where the input's are signed.
+    """
+    if bus.signed and not out.signed:
+        raise ValueError("signed elements need a signed output")
+    need = bus.width + (out.signed and not bus.signed)
+    if out.width < need:
+        raise ValueError(f"elements of {bus} need an output of at least {need} bits, not {out.width}")
+
+
+def check_code(code: int, out: Bus) -> None:
+    """Refuse a filling that is no element of the output.
+
+    Raises
+    ------
+    ValueError
+        `code` is not representable.
+    """
+    low, high = (-(1 << (out.width - 1)), 1 << (out.width - 1)) if out.signed else (0, 1 << out.width)
+    if not low <= code < high:
+        raise ValueError(f"the filling must be from {low} to {high - 1}, not {code}")
+
+
+def extend(payload: Value, bus: Bus, out: Bus) -> Value:
+    """A beat of `bus` with each element carried to the width of `out`, by its sign or by zeros."""
+    extra, parts = out.width - bus.width, []
+    for k in range(bus.lanes):
+        element = payload[k * bus.width : (k + 1) * bus.width]
+        parts += [element, element[-1].replicate(extra) if bus.signed else Const(0, extra)]
+    return Cat(*parts)
+
+
+def every(conditions: Iterable[Value]) -> Value:
+    """1 where all conditions hold."""
+    return reduce(and_, conditions, Const(1))
+
+
+def within(coordinate: Value, n: int, low: int, count: int) -> list[Value]:
+    """What must hold for a coordinate of 0 to n - 1 to be one of the `count` from `low`; nothing that always holds."""
+    bounds = []
+    if low:
+        bounds.append(coordinate >= low)
+    if low + count < n:
+        bounds.append(coordinate < low + count)
+    return bounds
+
+
+def odometer(m: Module, grid: Sequence[int], step: Value) -> list[tuple[Value, Value, Value]]:
+    """Counters of the axes of a grid, slowest first; `step` goes on by one place, and round at the end.
+
+    Returns
+    -------
+    list of (counter, moves, last)
+        Per axis: its coordinate, whether it changes at the end of this cycle, whether it is at its highest.
+    """
+    axes = []
+    for n in reversed(grid):
+        counter: Value = Const(0)
+        last: Value = Const(1)
+        if n > 1:
+            counter = Signal(range(n))
+            last = counter == n - 1
+            with m.If(step):
+                m.d.sync += counter.eq(Mux(last, 0, counter + 1))
+        axes.append((counter, step, last))
+        step = step & last
+    return axes[::-1]
+
+
+def both_sides(i: Channel, o: Channel, real: Sequence[bool], given: Sequence[bool]) -> tuple[Process, Process]:
+    """Timing of a block that holds one input beat and makes one step per cycle, in a round of ``len(real)`` steps.
+
+    A step uses the held beat up where `real`; the next one may be taken in the same cycle. It gives an output beat where
+    `given`. The first step of a round waits for a beat whether it uses it or not, so nothing is made of a frame that
+    has not begun.
+    """
+    taken, left = Queue(), Queue()
+    return _take(i, taken, left), _step(o, taken, left, list(zip(real, given, strict=True)))
+
+
+def _take(i: Channel, taken: Queue, left: Queue) -> Process:
+    t = 0
+    while True:
+        t = yield ("get", i, t)
+        yield ("send", taken, t + 1)
+        t = yield ("recv", left)
+
+
+def _step(o: Channel, taken: Queue, left: Queue, steps: list[tuple[bool, bool]]) -> Process:
+    t = -1
+    while True:
+        there = yield ("recv", taken)
+        held = True
+        for real, given in steps:
+            if real and not held:
+                there = yield ("recv", taken)
+            t = max(t + 1, there)
+            if given:
+                t = yield ("put", o, t)
+            if real:
+                yield ("send", left, t)
+                held = False

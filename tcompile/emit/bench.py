@@ -1,0 +1,89 @@
+"""The ``sim`` folder: benches for Verilator and cocotb, golden frames, and what both know of the design."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hw.block import Beats
+from tcompile.simulate.interface import PATH, Interface, Link
+from tcompile.simulate.netlist import stream_net
+from tcompile.simulate.packing import beat_bytes, to_bytes
+from tcompile.templates import render
+
+__all__ = ["sim_files"]
+
+
+@dataclass(frozen=True)
+class _Port:
+    name: str
+    bytes: int
+    beats: int
+    lanes: int
+    width: int
+    signed: str
+
+
+@dataclass(frozen=True)
+class _Stream:
+    name: str
+    net: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Bench:
+    patience: int
+    inputs: tuple[_Port, ...]
+    outputs: tuple[_Port, ...]
+    streams: tuple[_Stream, ...]
+
+
+@dataclass(frozen=True)
+class _Names:
+    top: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def sim_files(interface: Interface, inputs: Sequence[Beats], outputs: Sequence[Beats]) -> dict[str, bytes]:
+    """Files below ``sim`` by relative path.
+
+    Parameters
+    ----------
+    interface : Interface
+    inputs, outputs : sequence of ndarray
+        Beats of the golden frames at each port, in the order of the interface.
+    """
+    names = _Names(interface.top, tuple(p.name for p in interface.inputs), tuple(p.name for p in interface.outputs))
+    golden = zip((*interface.inputs, *interface.outputs), (*inputs, *outputs), strict=True)
+    return {
+        "sim/Makefile": render("sim/Makefile.j2", names),
+        "sim/bench.cpp": render("sim/bench.cpp.j2", _bench(interface)),
+        "sim/cocotb_runner.py": render("sim/cocotb_runner.py.j2", names),
+        **{f"sim/golden/{link.name}.bin": to_bytes(beats, link.bus) for link, beats in golden},
+        "sim/probe.vlt": render("sim/probe.vlt.j2", names),
+        PATH: (json.dumps(interface.to_json(), indent=1) + "\n").encode(),
+        "sim/test_bench.py": render("sim/test_bench.py.j2", names),
+    }
+
+
+def _bench(interface: Interface) -> _Bench:
+    return _Bench(
+        interface.patience,
+        tuple(map(_port, interface.inputs)),
+        tuple(map(_port, interface.outputs)),
+        tuple(_Stream(s.name, _member(interface.top, s.name), beat_bytes(s.bus)) for s in interface.streams),
+    )
+
+
+def _port(link: Link) -> _Port:
+    bus = link.bus
+    return _Port(link.name, beat_bytes(bus), link.beats, bus.lanes, bus.width, "true" if bus.signed else "false")
+
+
+def _member(top: str, stream: str) -> str:
+    """What Verilator calls a stream's nets, up to the last underscore: it writes ``___05F`` for two underscores."""
+    net = stream_net(stream, "x").removesuffix("_x")
+    return "__DOT__".join(name.replace("__", "___05F") for name in (top, net))

@@ -1,0 +1,28 @@
+"""Memory files for ``$readmemh``; memories that hold the same share one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tcompile.simulate.netlist import Rom
+
+__all__ = ["hex_text", "memory_files"]
+
+
+def hex_text(words: Iterable[int], width: int) -> bytes:
+    """One word per line, in as many digits as `width` bits need."""
+    form = f"{{:0{-(-width // 4)}x}}\n"
+    return "".join(map(form.format, words)).encode()
+
+
+def memory_files(roms: Iterable[Rom]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files by name, and the name of each memory's file; the first memory with a content gives the name."""
+    files: dict[str, bytes] = {}
+    owners: dict[bytes, str] = {}
+    names: dict[str, str] = {}
+    for rom in roms:
+        content = hex_text(rom.words, rom.shape.width)
+        name = owners.setdefault(content, f"{rom.name}.mem")
+        files[name] = content
+        names[rom.name] = name
+    return files, names

@@ -1,0 +1,103 @@
+"""The ``rtl`` folder: the top level, the memory module, one file per distinct block, contents of memories."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from hw.axi_lite import Control
+from tcompile.emit.memories import memory_files
+from tcompile.emit.verilog import Module, modules
+from tcompile.mapping.design import Design
+from tcompile.simulate.netlist import Net, Netlist, Pin, netlist
+from tcompile.templates import render
+
+__all__ = ["rtl_files"]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    module: str
+    name: str
+    wires: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Rom:
+    name: str
+    width: int
+    depth: int
+    address_width: int
+    file: str
+    address: str
+    data: str
+
+
+@dataclass(frozen=True)
+class _Top:
+    name: str
+    pins: tuple[Pin, ...]
+    nets: tuple[Net, ...]
+    cells: tuple[_Cell, ...]
+    roms: tuple[_Rom, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    text: str
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    pass
+
+
+def rtl_files(design: Design) -> dict[str, bytes]:
+    """Files below ``rtl`` by relative path; the top level's is named after the design.
+
+    The identity that the control registers show is the SHA-256 of everything else in the folder.
+    """
+    blank = netlist(design, (0,) * 8)
+    written = modules(c.block for c in blank.cells)
+    memories, names = memory_files(blank.roms)
+    control = blank.cells[-1].block
+    assert isinstance(control, Control)
+    files = {f"rtl/{m.name}.v": render("rtl/block.v.j2", _Block(m.text)) for b, m in written.items() if b != control}
+    files |= {f"rtl/{name}": content for name, content in memories.items()}
+    files["rtl/tc_rom.v"] = render("rtl/rom.v.j2", _Nothing())
+    top = render("rtl/top.v.j2", _top(blank, written, names))
+    known = replace(control, identity=identity_of({**files, "top": top, "control": written[control].text.encode()}))
+    written[known] = module = modules([known])[known]
+    cells = (*blank.cells[:-1], replace(blank.cells[-1], block=known))
+    files[f"rtl/{module.name}.v"] = render("rtl/block.v.j2", _Block(module.text))
+    files[f"rtl/{design.name}.v"] = render("rtl/top.v.j2", _top(replace(blank, cells=cells), written, names))
+    return {name: files[name] for name in sorted(files, key=PurePosixPath)}
+
+
+def identity_of(files: dict[str, bytes]) -> tuple[int, ...]:
+    """SHA-256 over names and contents as eight words of 32 bits."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0{len(files[name])}\0".encode())
+        total.update(files[name])
+    digest = total.digest()
+    return tuple(int.from_bytes(digest[k : k + 4], "big") for k in range(0, 32, 4))
+
+
+def _top(net: Netlist, written: dict[object, Module], names: dict[str, str]) -> _Top:
+    return _Top(
+        net.name,
+        net.pins,
+        net.nets,
+        tuple(_cell(c.name, written[c.block], dict(c.wires)) for c in net.cells),
+        tuple(
+            _Rom(r.name, r.shape.width, r.shape.depth, r.shape.address_width, names[r.name], r.address, r.data)
+            for r in net.roms
+        ),
+    )
+
+
+def _cell(name: str, module: Module, wires: dict[str, str]) -> _Cell:
+    wires |= {"clk": "ap_clk", "rst": "reset"}
+    return _Cell(module.name, f"u_{name}", tuple((port, wires[port]) for port in sorted(module.ports)))

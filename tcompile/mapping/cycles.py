@@ -1,0 +1,101 @@
+"""The cycle model: a design's blocks as timed processes, run for some frames. It is the simulation without the data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from hw.fifo import Fifo
+from hw.timing import Channel, Process, run, sink, source
+from tcompile.errors import InternalError, Problem
+from tcompile.mapping.design import Design
+
+__all__ = ["FRAMES", "Cycles", "Transfers", "predict", "transfers"]
+
+FRAMES = 4  # from the third frame on, intervals are those of a full pipeline
+ENDLESS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """When frames begin and end.
+
+    Parameters
+    ----------
+    first : int
+        Cycle of the first input beat.
+    ends : tuple of int
+        Cycle of the last output beat of each frame, of all ports.
+    """
+
+    first: int
+    ends: tuple[int, ...]
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the first input beat to the last output beat of the first frame."""
+        return self.ends[0] - self.first
+
+    @property
+    def interval(self) -> int | None:
+        """Cycles between the last output beats of the third and the fourth frame; None for fewer frames."""
+        return self.ends[3] - self.ends[2] if len(self.ends) > 3 else None
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Cycles of all transfers: on every stream, and at the AXI4-Stream ports by instance."""
+
+    streams: dict[str, list[int]]
+    ports: dict[str, list[int]]
+
+
+def predict(design: Design, frames: int = FRAMES) -> Cycles:
+    """The cycles of a run without stalls.
+
+    Raises
+    ------
+    InternalError
+        The design comes to a standstill; the message names the streams that wait.
+    """
+    seen = transfers(design, frames)
+    first = min(seen.ports[design.producer(e.stream).name][0] for e in design.inputs)
+    last = [seen.ports[i.name] for i in design.instances if not i.outputs]
+    ends = [tuple(times[(f + 1) * (len(times) // frames) - 1] for times in last) for f in range(frames)]
+    return Cycles(first, tuple(map(max, ends)))
+
+
+def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Transfers:
+    """Run a design's timing.
+
+    Parameters
+    ----------
+    endless : collection of str
+        Instances of `Fifo` that are taken to be without end.
+    """
+    streams = {name: Channel(name, record=True) for name in design.streams}
+    ports = {i.name: Channel(i.name, record=True) for i in design.instances if not (i.inputs and i.outputs)}
+    processes: list[Process] = []
+    for instance in design.instances:
+        block = instance.block
+        if instance.name in endless:
+            assert isinstance(block, Fifo)
+            block = replace(block, depth=ENDLESS)
+        i = [streams[s] for s in instance.inputs] or [ports[instance.name]]
+        o = [streams[s] for s in instance.outputs] or [ports[instance.name]]
+        processes += block.timing(i, o, instance.memories)
+        if not instance.inputs:
+            beats = design.streams[instance.outputs[0]].beats
+            processes.append(source(ports[instance.name], frames * beats))
+        elif not instance.outputs:
+            processes.append(sink(ports[instance.name]))
+    run(processes)
+    _check_complete(design, frames, streams)
+    return Transfers({n: c.times or [] for n, c in streams.items()}, {n: c.times or [] for n, c in ports.items()})
+
+
+def _check_complete(design: Design, frames: int, streams: dict[str, Channel]) -> None:
+    late = [s for e in design.outputs if streams[s := e.stream].transfers < frames * design.streams[s].beats]
+    if late:
+        waits = [f"{n}: {c.transfers} of {frames * design.streams[n].beats} beats" for n, c in streams.items()]
+        raise InternalError(Problem("standstill", f"the design does not finish {frames} frames; {'; '.join(waits)}"))

@@ -1,0 +1,76 @@
+"""A layer as the engine sees it: windows over a grid of positions, and how the window moves over the words of a ring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+__all__ = ["Geometry"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Windows over the grid of a stream, padding already in it; axes slowest first.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Positions of the input.
+    kernel, strides, dilations : tuple of int
+    words : int
+        Beats of one position.
+    """
+
+    grid: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    words: int
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Positions of the output."""
+        return tuple(
+            (n - (k - 1) * d - 1) // s + 1
+            for n, k, s, d in zip(self.grid, self.kernel, self.strides, self.dilations, strict=True)
+        )
+
+    @property
+    def pitch(self) -> tuple[int, ...]:
+        """Words from a position to its neighbour along each axis."""
+        return tuple(prod(self.grid[k + 1 :]) * self.words for k in range(len(self.grid)))
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """First word of each tap within the window, last axis fastest."""
+        reach = [
+            [tap * d * p for tap in range(k)] for k, d, p in zip(self.kernel, self.dilations, self.pitch, strict=True)
+        ]
+        return tuple(map(sum, product(*reach)))
+
+    @property
+    def span(self) -> int:
+        """Words from the window's first to its last."""
+        return self.taps[-1] + self.words
+
+    @property
+    def moves(self) -> tuple[tuple[int, int], ...]:
+        """(positions, words to move on) along each axis, innermost first; axes of one position are left out."""
+        moves, back = [], 0
+        for n, s, p in reversed(list(zip(self.out, self.strides, self.pitch, strict=True))):
+            if n > 1:
+                moves.append((n, s * p - back))
+            back += (n - 1) * s * p
+        return tuple(moves) or ((1, 0),)
+
+    @property
+    def frame(self) -> int:
+        """Words from the last window of a frame to the first of the next."""
+        travelled = sum((n - 1) * s * p for n, s, p in zip(self.out, self.strides, self.pitch, strict=True))
+        return prod(self.grid) * self.words - travelled
+
+    @property
+    def ring(self) -> int:
+        """Words of a ring in which the next window is complete as soon as the present one is done."""
+        return self.span + max(self.frame, *(words for _, words in self.moves))

@@ -1,0 +1,414 @@
+"""Puts blocks in place, value by value: conversions where a consumer needs other beats, forks where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import singledispatchmethod
+from math import gcd, prod
+
+import numpy as np
+
+from hw.add_scaled import AddScaled
+from hw.argmax import ArgMax
+from hw.axi_stream import AxisIn, AxisOut
+from hw.block import Block, Bus
+from hw.concat import Concat
+from hw.engine import Engine, Kind
+from hw.fifo import Fifo
+from hw.fork import Fork
+from hw.outbox import outbox_depth
+from hw.pad import Pad
+from hw.reorder import Reorder
+from hw.rows import RowPacker
+from hw.slice import Slice
+from hw.width import Narrow, Widen
+from tcompile.ir import integer as I
+from tcompile.ir.graph import Graph, IntType, Node
+from tcompile.mapping.design import Design, Edge, Instance, Stream
+from tcompile.mapping.folding import Fold
+from tcompile.mapping.geometry import Geometry
+from tcompile.mapping.layout import Layout, channels_last
+from tcompile.mapping.layouts import canonical_axis, layouts, usual
+from tcompile.mapping.linear import Linear, linear
+from tcompile.mapping.requantize import is_identity, requantizer
+from tcompile.mapping.schedule import Schedule, pool_schedule, schedule
+
+__all__ = ["place"]
+
+FORK_DEPTH = 2  # places of a branch's queue before its need is known
+
+
+def bus_of(kind: object, lanes: int, *more: int) -> Bus:
+    """The bus for a value, wide enough for some integers besides."""
+    assert isinstance(kind, IntType)
+    kind = IntType(kind.shape, min(kind.lo, *more, kind.lo), max(kind.hi, *more, kind.hi))
+    return Bus(lanes, kind.width, kind.signed)
+
+
+def place(
+    graph: Graph, folds: Mapping[str, Fold], *, lanes: int, pace: int, depths: Mapping[str, int] | None = None
+) -> Design:
+    """Make the design.
+
+    Parameters
+    ----------
+    graph : Graph
+        A graph of the integer level.
+    folds : mapping of str to Fold
+        Lanes of every linear layer, by node.
+    lanes : int
+        Most elements per beat where no layer decides.
+    pace : int
+        Cycles per frame that the slowest layer takes; what has twice the time it needs may share hardware.
+    depths : mapping of str to int, optional
+        Places of the queues behind forks, by instance name.
+    """
+    placer = _Placer(graph, folds, lanes, pace, depths or {})
+    for node in graph:
+        placer.put(node)
+    return placer.design()
+
+
+def _engine(kind: Kind, i: Bus, o: Bus, geometry: Geometry, plan: Schedule, **weights: int) -> Engine:
+    """An engine with room for the next window, and an outbox that never holds it up."""
+    g = geometry
+    block = Engine(kind, i, o, g.ring, g.span, g.moves, g.frame, len(plan.entries), **weights)  # type: ignore[arg-type]
+    return replace(block, places=outbox_depth(block.pipeline, plan.shortest))
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    assert isinstance(node.type, IntType)
+    return node.type.shape
+
+
+class _Placer:
+    def __init__(
+        self, graph: Graph, folds: Mapping[str, Fold], lanes: int, pace: int, depths: Mapping[str, int]
+    ) -> None:
+        self.graph = graph
+        self.folds = folds
+        self.lanes = lanes
+        self.pace = pace
+        self.depths = depths
+        self.layouts = layouts(graph)
+        self.instances: list[Instance] = []
+        self.streams: dict[str, Stream] = {}
+        self.waiting: dict[str, list[str]] = {}
+        self.inputs: list[Edge] = []
+        self.names: set[str] = set()
+
+    def design(self) -> Design:
+        """What was placed, with the ports of the outputs."""
+        outputs = []
+        for port, value in enumerate(self.graph.outputs):
+            stream = self.take(value)
+            self.add(AxisOut(stream.bus, stream.beats), [stream], self.graph[value], f"m_axis_{port}")
+            outputs.append(Edge(port, stream.name))
+        return Design("tcompile_top", tuple(self.instances), self.streams, tuple(self.inputs), tuple(outputs))
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        block: Block,
+        inputs: Sequence[Stream],
+        node: Node,
+        role: str,
+        beats: Sequence[int] = (),
+        layout: Layout | None = None,
+        memories: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> list[Stream]:
+        """Put a block in place; its outputs carry the value of `node`."""
+        name, count = f"{node.name}_{role}", 1
+        while name in self.names:
+            count += 1
+            name = f"{node.name}_{role}_{count}"
+        self.names.add(name)
+        made = []
+        for bus, number in zip(block.outputs, beats, strict=True):
+            stream = Stream(f"s{len(self.streams)}", bus, node.name, number, layout)
+            self.streams[stream.name] = stream
+            made.append(stream)
+        names = tuple(s.name for s in inputs)
+        self.instances.append(Instance(name, block, names, tuple(s.name for s in made), memories or {}, node.name))
+        return made
+
+    def give(self, node: Node, stream: Stream) -> None:
+        """The value of `node` is there; each of its uses gets a stream of its own."""
+        uses = sum(user.inputs.count(node.name) for user in self.graph.consumers[node.name])
+        uses += self.graph.outputs.count(node.name)
+        streams = [stream]
+        if uses > 1:
+            layout = self.layouts[node.name]
+            streams = self.add(Fork(stream.bus, uses), [stream], node, "fork", [stream.beats] * uses, layout)
+            streams = [self.queue(node, s, k) for k, s in enumerate(streams)]
+        self.waiting[node.name] = [s.name for s in streams]
+
+    def queue(self, node: Node, stream: Stream, branch: int) -> Stream:
+        """A queue for one branch of a fork."""
+        role = f"branch{branch}"
+        depth = self.depths.get(f"{node.name}_{role}", FORK_DEPTH)
+        return self.add(Fifo(stream.bus, depth), [stream], node, role, [stream.beats], stream.layout)[0]
+
+    def take(self, value: str, lanes: int | None = None, layout: Layout | None = None) -> Stream:
+        """The stream of a value for one more use, in the lanes and in the order that are needed."""
+        stream = self.streams[self.waiting[value].pop(0)]
+        have = self.layouts[value]
+        node = self.graph[value]
+        if layout is not None and not have.is_like(layout):
+            stream = self.reordered(stream, node, have, layout)
+            have = layout
+        return stream if lanes is None else self.folded(stream, node, have, lanes)
+
+    def folded(self, stream: Stream, node: Node, layout: Layout, lanes: int) -> Stream:
+        """The same elements, `lanes` per beat."""
+        common = gcd(stream.bus.lanes, lanes)
+        if stream.bus.lanes != common:
+            narrow = Narrow(stream.bus, common, layout.channels)
+            stream = self.add(narrow, [stream], node, "narrow", [layout.beats(common)], layout)[0]
+        if common != lanes:
+            widen = Widen(stream.bus, lanes, layout.channels)
+            stream = self.add(widen, [stream], node, "widen", [layout.beats(lanes)], layout)[0]
+        return stream
+
+    def reordered(self, stream: Stream, node: Node, have: Layout, want: Layout) -> Stream:
+        """The same elements in another order, through a memory of two frames."""
+        stream = self.folded(stream, node, have, 1)
+        place_of = np.empty(len(have.order), np.int64)
+        place_of[have.order] = np.arange(len(have.order))
+        order = tuple(int(k) for k in place_of[want.order])
+        block = Reorder(stream.bus, len(order))
+        return self.add(block, [stream], node, "reorder", [len(order)], want, {"order": order})[0]
+
+    def padded(
+        self,
+        stream: Stream,
+        node: Node,
+        grid: tuple[int, ...],
+        before: tuple[int, ...],
+        after: tuple[int, ...],
+        code: int,
+    ) -> Stream:
+        """The stream with a border of `code` around its grid of positions."""
+        if not any(before) and not any(after):
+            return stream
+        words = stream.beats // prod(grid)
+        inner = (*grid, words)
+        outer = (*(n + a + b for n, a, b in zip(grid, before, after, strict=True)), words)
+        bus = bus_of(self.graph[node.inputs[0]].type, stream.bus.lanes, code)
+        block = Pad(stream.bus, bus, outer, (*before, 0), inner, code)
+        return self.add(block, [stream], node, "pad", [prod(outer)])[0]
+
+    def wanted(self, value: str) -> int:
+        """Lanes that the first consumer of a value takes."""
+        layout = self.layouts[value]
+        for user in self.graph.consumers[value]:
+            if isinstance(user, (I.Conv, I.Dense)):
+                layer, fold = linear(user, layout), self.folds[user.name]
+                if layer.is_packed(fold):
+                    return layer.channels
+                return fold.pe if layer.is_depthwise else fold.simd
+            if isinstance(user, (I.Requantize, I.AddScaled, I.Reshape, I.MaxPool, I.SumPool)):
+                return min(self.wanted(user.name), layout.channels)
+        return min(self.lanes, layout.channels)
+
+    def type(self, value: str) -> IntType:
+        """Type of a value."""
+        kind = self.graph[value].type
+        assert isinstance(kind, IntType)
+        return kind
+
+    # --- operations --------------------------------------------------------------------------------------------------
+
+    @singledispatchmethod
+    def put(self, node: Node) -> None:
+        raise TypeError(f"{node.op} has no block")
+
+    @put.register
+    def _(self, node: I.Input) -> None:
+        if not self.graph.consumers[node.name] and node.name not in self.graph.outputs:
+            return
+        layout, port = self.layouts[node.name], len(self.inputs)
+        bus = bus_of(node.type, self.wanted(node.name))
+        beats = layout.beats(bus.lanes)
+        stream = self.add(AxisIn(bus, beats), [], node, f"s_axis_{port}", [beats], layout)[0]
+        self.inputs.append(Edge(port, stream.name))
+        self.give(node, stream)
+
+    @put.register(I.Conv)
+    @put.register(I.Dense)
+    def _(self, node: I.Conv | I.Dense) -> None:
+        layer, fold = linear(node, self.layouts[node.inputs[0]]), self.folds[node.name]
+        stream, geometry = self.window(node, layer, fold)
+        plan = schedule(layer, fold, geometry)
+        tiles = plan.tiles if plan.kept else np.zeros((1, fold.pe, 1 if layer.is_depthwise else fold.simd), np.int64)
+        block = _engine(
+            "lane" if layer.is_depthwise else "dot", stream.bus, bus_of(node.type, fold.pe), geometry, plan,
+            tiles=len(tiles), weight_width=layer.width, doubles=layer.planes > 1 or bool((tiles == -2).any()),
+        )  # fmt: skip
+        memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(tiles)}
+        layout = self.layouts[node.name]
+        self.give(node, self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0])
+
+    def window(self, node: Node, layer: Linear, fold: Fold) -> tuple[Stream, Geometry]:
+        """The input of a linear layer, padded and packed as its engine reads it."""
+        value = node.inputs[0]
+        source = layer.needs or self.layouts[value]
+        if layer.is_packed(fold):
+            return self.packed(node, layer, fold, self.take(value, layer.channels, layer.needs))
+        lanes = fold.pe if layer.is_depthwise else fold.simd
+        stream = self.take(value, lanes, layer.needs)
+        stream = self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
+        return stream, Geometry(
+            layer.padded_grid, layer.kernel, layer.strides, layer.dilations, source.beats(lanes) // source.positions
+        )
+
+    def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> tuple[Stream, Geometry]:
+        """Rows of windows as positions: all taps along the last axis become channels."""
+        kernel, before = layer.kernel[-1], layer.before[-1]
+        bus = bus_of(self.graph[node.inputs[0]].type, kernel * layer.channels, layer.code)
+        block = RowPacker(
+            stream.bus, bus, layer.grid[-1], kernel, layer.strides[-1], layer.dilations[-1], before, layer.after[-1], layer.code
+        )  # fmt: skip
+        grid = (*layer.grid[:-1], layer.out[-1])
+        channels = kernel * layer.channels
+        stream = self.add(block, [stream], node, "rows", [prod(grid)])[0]
+        stream = self.folded(stream, node, Layout((), grid, channels, np.arange(0)), fold.simd)
+        stream = self.padded(stream, node, grid, (*layer.before[:-1], 0), (*layer.after[:-1], 0), layer.code)
+        padded = (*layer.padded_grid[:-1], layer.out[-1])
+        return stream, Geometry(
+            padded, (*layer.kernel[:-1], 1), (*layer.strides[:-1], 1), (*layer.dilations[:-1], 1), -(-channels // fold.simd)
+        )  # fmt: skip
+
+    @put.register(I.MaxPool)
+    @put.register(I.SumPool)
+    def _(self, node: I.MaxPool | I.SumPool) -> None:
+        source = self.type(node.inputs[0])
+        layout, rank = usual(source.shape), len(node.kernel)
+        stream = self.take(node.inputs[0], None, layout)
+        is_max = isinstance(node, I.MaxPool)
+        code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
+        before, after = node.pads[:rank], node.pads[rank:]
+        words = stream.beats // layout.positions
+        stream = self.padded(stream, node, layout.grid, before, after, code)
+        grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
+        geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
+        plan = pool_schedule(geometry)
+        out = stream.bus if is_max else bus_of(node.type, stream.bus.lanes)
+        block = _engine("max" if is_max else "sum", stream.bus, out, geometry, plan)
+        layout = self.layouts[node.name]
+        memories = {"schedule": block.schedule_words(plan.entries)}
+        self.give(node, self.add(block, [stream], node, "pool", [layout.beats(out.lanes)], layout, memories)[0])
+
+    @put.register
+    def _(self, node: I.Requantize) -> None:
+        if is_identity(node, self.type(node.inputs[0])):
+            self.relabel(node)
+            return
+        stream, layout = self.take(node.inputs[0]), self.layouts[node.name]
+        source = self.type(node.inputs[0])
+        block, memories = requantizer(
+            node, source, stream.bus, bus_of(node.type, stream.bus.lanes), layout, self.leisure(stream)
+        )
+        self.give(node, self.add(block, [stream], node, "requantize", [stream.beats], layout, memories)[0])
+
+    def leisure(self, stream: Stream) -> int:
+        """Cycles that each beat of a stream may take without holding anything up."""
+        maker = next(i for i in self.instances if stream.name in i.outputs)
+        runs = [1]
+        if isinstance(maker.block, Engine):
+            runs = maker.block.row_blocks(maker.memories["schedule"])
+        return max(min(runs), self.pace // (2 * stream.beats))
+
+    @put.register(I.Reshape)
+    @put.register(I.Transpose)
+    def relabel(self, node: Node) -> None:
+        """The same stream under another name."""
+        self.give(node, self.take(node.inputs[0]))
+
+    @put.register
+    def _(self, node: I.AddScaled) -> None:
+        layout = self.layouts[node.name]
+        first = self.take(node.inputs[0])
+        second = self.take(node.inputs[1], first.bus.lanes, layout)
+        block = AddScaled(first.bus, second.bus, bus_of(node.type, first.bus.lanes), node.factors)
+        self.give(node, self.add(block, [first, second], node, "add", [first.beats], layout)[0])
+
+    @put.register
+    def _(self, node: I.Concat) -> None:
+        layout, parts = self.layouts[node.name], [self.type(i).shape for i in node.inputs]
+        axis = canonical_axis(layout)
+        assert axis is not None
+        along = node.axis % len(layout.shape)
+        streams = [self.take(i, None, channels_last(p, axis)) for i, p in zip(node.inputs, parts, strict=True)]
+        lanes = gcd(*(s.bus.lanes for s in streams))
+        if along == axis:
+            lanes = gcd(lanes, *(p[axis] for p in parts[:-1]))
+        streams = [
+            self.folded(s, self.graph[i], channels_last(p, axis), lanes)
+            for s, i, p in zip(streams, node.inputs, parts, strict=True)
+        ]
+        outer = (
+            prod(n for k, n in enumerate(layout.shape) if k < along and k != axis)
+            if along != axis
+            else layout.positions
+        )
+        block = Concat(
+            tuple(s.bus for s in streams), bus_of(node.type, lanes), tuple(s.beats // outer for s in streams)
+        )
+        self.give(node, self.add(block, streams, node, "concat", [layout.beats(lanes)], layout)[0])
+
+    @put.register
+    def _(self, node: I.Slice) -> None:
+        source, sizes = self.type(node.inputs[0]).shape, _shape(node)
+        axis = self.axis(node)
+        given = channels_last(source, axis)
+        starts = [s if d > 0 else s + d * (n - 1) for s, d, n in zip(node.starts, node.steps, sizes, strict=True)]
+        steps = [abs(d) for d in node.steps]
+        stream = self.take(node.inputs[0], None, given)
+        end = starts[axis] + sizes[axis]
+        lanes = 1 if steps[axis] > 1 else gcd(stream.bus.lanes, starts[axis], sizes[axis] if end < source[axis] else 0)
+        stream = self.folded(stream, node, given, lanes)
+        axes = [k for k in range(1, len(source)) if k != axis]
+        block = Slice(
+            stream.bus,
+            (*(source[k] for k in axes), -(-source[axis] // lanes)),
+            (*(starts[k] for k in axes), starts[axis] // lanes),
+            (*(steps[k] for k in axes), steps[axis]),
+            (*(sizes[k] for k in axes), -(-sizes[axis] // lanes)),
+        )
+        layout = self.layouts[node.name]
+        self.give(node, self.add(block, [stream], node, "slice", [layout.beats(lanes)], layout)[0])
+
+    @put.register
+    def _(self, node: I.Pad) -> None:
+        source = self.type(node.inputs[0])
+        axis, rank = self.axis(node), len(source.shape)
+        given, layout = channels_last(source.shape, axis), self.layouts[node.name]
+        first, last = node.pads[axis], node.pads[rank + axis]
+        stream = self.take(node.inputs[0], None, given)
+        if first or last:
+            lanes = gcd(stream.bus.lanes, first, given.channels if last else 0)
+            stream = self.folded(stream, node, given, lanes)
+        lanes = stream.bus.lanes
+        axes = [k for k in range(1, rank) if k != axis]
+        outer = (*(layout.shape[k] for k in axes), -(-layout.channels // lanes))
+        inner = (*(source.shape[k] for k in axes), -(-given.channels // lanes))
+        before = (*(node.pads[k] for k in axes), first // lanes)
+        block = Pad(stream.bus, bus_of(node.type, lanes), outer, before, inner, node.code)
+        self.give(node, self.add(block, [stream], node, "pad", [prod(outer)], layout)[0])
+
+    def axis(self, node: Node) -> int:
+        """Channel axis of what a slice or a pad gives."""
+        axis = canonical_axis(self.layouts[node.inputs[0]])
+        return min(1, len(_shape(node)) - 1) if axis is None else axis
+
+    @put.register
+    def _(self, node: I.ArgMax) -> None:
+        source = self.type(node.inputs[0])
+        needs = channels_last(source.shape, node.axis)
+        stream = self.take(node.inputs[0], None, needs)
+        block = ArgMax(stream.bus, bus_of(node.type, 1), needs.channels)
+        layout = self.layouts[node.name]
+        self.give(node, self.add(block, [stream], node, "argmax", [layout.positions], layout)[0])

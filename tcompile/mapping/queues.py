@@ -1,0 +1,61 @@
+"""How deep the queues behind a fork must be.
+
+Branches of a fork that meet again take different times; the shorter one must hold what the longer one still needs.
+The design's timing is run with queues of the shorter branches without end, and the places they really used are their
+depth. Then they never hold anything up, and since streams are deterministic, a depth that lets one run finish lets every
+run finish, under any stalls.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import networkx as nx
+import numpy as np
+
+from hw.engine import Engine
+from hw.fifo import Fifo
+from tcompile.mapping.cycles import FRAMES, transfers
+from tcompile.mapping.design import Design
+
+__all__ = ["queue_depths"]
+
+
+def queue_depths(design: Design) -> dict[str, int]:
+    """Places of every queue, by instance name; 2 at least."""
+    endless = _shorter_branches(design)
+    if not endless:
+        return {}
+    times = transfers(design, FRAMES, endless).streams
+    by_name = {i.name: i for i in design.instances}
+    depths = {}
+    for name in endless:
+        queue = by_name[name]
+        taken, given = (np.array(times[s]) for s in (queue.inputs[0], queue.outputs[0]))
+        free_again = np.searchsorted(given + 1, taken, side="right")
+        depths[name] = max(2, int((np.arange(len(taken)) - free_again).max()) + 1)
+    return depths
+
+
+def _shorter_branches(design: Design) -> list[str]:
+    """Queues behind forks, but of each fork the one before the longest way: it needs no room."""
+    graph = nx.DiGraph()
+    consumers = {s: i.name for i in design.instances for s in i.inputs}
+    by_name = {i.name: i for i in design.instances}
+    graph.add_nodes_from(by_name)
+    graph.add_edges_from((i.name, consumers[s]) for i in design.instances for s in i.outputs if s in consumers)
+    way: dict[str, Fraction] = {}
+    for name in reversed(list(nx.topological_sort(graph))):
+        way[name] = _delay(by_name[name].block) + max((way[n] for n in graph.successors(name)), default=Fraction(0))
+    shorter = []
+    for instance in design.instances:
+        queues = [consumers[s] for s in instance.outputs if isinstance(by_name[consumers[s]].block, Fifo)]
+        if len(queues) > 1:
+            longest = max(queues, key=lambda n: way[n])
+            shorter += [n for n in queues if n != longest]
+    return shorter
+
+
+def _delay(block: object) -> Fraction:
+    """Frames that a block must have seen before its first output; a trifle for those that need one beat."""
+    return Fraction(block.span, block.frame_words) if isinstance(block, Engine) else Fraction(1, 10**6)

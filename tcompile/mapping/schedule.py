@@ -1,0 +1,114 @@
+"""Schedules: which tile of weights meets which word of the window, row block after row block.
+
+Tiles that hold no weight have no entry and no word in the weight memory; of the tiles that are kept, Booth digits that
+are all zero have no entry. A row block without any entry has one that adds nothing, since its sum must still go out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.engine import Entry, booth_digits
+from tcompile.mapping.folding import Fold
+from tcompile.mapping.geometry import Geometry
+from tcompile.mapping.linear import Linear
+
+__all__ = ["Schedule", "pool_schedule", "schedule", "tiled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Entries of one position, and the tiles they use.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+    tiles : int64 array (kept, PE, SIMD)
+    tiles_all : int
+        Tiles of the layer after padding.
+    """
+
+    entries: tuple[Entry, ...]
+    tiles: np.ndarray
+    tiles_all: int
+
+    @property
+    def kept(self) -> int:
+        """Tiles that hold a weight."""
+        return len(self.tiles)
+
+    @property
+    def shortest(self) -> int:
+        """Entries of the shortest row block: results never follow each other faster."""
+        ends = [k for k, e in enumerate(self.entries) if e.last]
+        return min(b - a for a, b in zip([-1, *ends], ends, strict=False))
+
+
+def tiled(layer: Linear, fold: Fold) -> np.ndarray:
+    """Weights cut into tiles: (row blocks, groups' taps x channel words in window order, PE, SIMD).
+
+    A depthwise layer's row block is PE channels with one weight each per tap. A packed layer's taps along the last
+    axis are channels.
+    """
+    weights = layer.weights
+    if layer.is_depthwise:
+        w = weights[:, 0, :, 0]
+        w = np.pad(w, [(0, -len(w) % fold.pe), (0, 0)])
+        return w.reshape(-1, fold.pe, w.shape[1]).transpose(0, 2, 1)[..., None]
+    groups, rows, taps, channels = weights.shape
+    if layer.is_packed(fold):
+        taps, channels = taps // layer.kernel[-1], channels * layer.kernel[-1]
+        weights = weights.reshape(groups, rows, taps, channels)
+    w = np.pad(weights, [(0, 0), (0, -rows % fold.pe), (0, 0), (0, -channels % fold.simd)])
+    w = w.reshape(groups, -1, fold.pe, taps, w.shape[3] // fold.simd, fold.simd)
+    return np.asarray(w.transpose(0, 1, 3, 4, 2, 5).reshape(groups * w.shape[1], -1, fold.pe, fold.simd))
+
+
+def schedule(layer: Linear, fold: Fold, geometry: Geometry) -> Schedule:
+    """The schedule of a linear layer; `geometry` is that of the window after padding and packing."""
+    tiles = tiled(layer, fold)
+    offsets = _offsets(layer, fold, geometry, len(tiles))
+    passes = np.stack([(booth_digits(tiles, d) != 0).any(axis=(2, 3)) for d in range(layer.planes)], axis=-1)
+    entries: list[Entry] = []
+    kept = []
+    for block in range(len(tiles)):
+        row = []
+        for column in np.flatnonzero(passes[block].any(axis=1)):
+            digits = np.flatnonzero(passes[block, column])
+            offset = int(offsets[block, column])
+            row += [Entry(offset, int(d), first=False, last=False, next=bool(d == digits[-1])) for d in digits]
+            kept.append(tiles[block, column])
+        entries += _row_block(row)
+    used = [k for k, e in enumerate(entries) if e.next]
+    if used:
+        entries[used[-1]] = entries[used[-1]]._replace(next=False)
+    stored = np.array(kept, np.int64).reshape(-1, *tiles.shape[2:])
+    return Schedule(tuple(entries), stored, tiles.shape[0] * tiles.shape[1])
+
+
+def _row_block(row: list[Entry]) -> list[Entry]:
+    row = row or [Entry(0, first=False, last=False, adds=False, next=False)]
+    row[0] = row[0]._replace(first=True)
+    row[-1] = row[-1]._replace(last=True)
+    return row
+
+
+def _offsets(layer: Linear, fold: Fold, geometry: Geometry, blocks: int) -> np.ndarray:
+    """Word of the window for each tile: (row blocks, columns)."""
+    taps = np.array(geometry.taps)
+    if layer.is_depthwise:
+        return np.arange(blocks)[:, None] + taps
+    per_group = geometry.words // layer.groups
+    group = np.repeat(np.arange(layer.groups), blocks // layer.groups)
+    within = (taps[:, None] + np.arange(per_group)).reshape(-1)
+    return np.asarray(group[:, None] * per_group + within)
+
+
+def pool_schedule(geometry: Geometry) -> Schedule:
+    """The schedule of a pool: for each word of channels, all taps."""
+    entries: list[Entry] = []
+    for word in range(geometry.words):
+        entries += _row_block([Entry(tap + word, first=False, last=False, next=False) for tap in geometry.taps])
+    return Schedule(tuple(entries), np.zeros((0, 0, 0), np.int64), 0)

@@ -1,0 +1,75 @@
+"""Width converters keep the elements of every position, in order, at a beat per cycle on their narrow side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hw.block import Bus
+from hw.width import Narrow, Widen
+from tests.gateware import Stalls, bench
+
+# wide lanes, narrow lanes, channels of a position
+SHAPES = [(4, 1, 4), (4, 2, 7), (6, 2, 2), (6, 3, 19), (4, 1, 5), (3, 3, 5), (8, 1, 1)]
+POSITIONS = 6
+
+
+def narrow(wide: int, lanes: int, channels: int) -> Narrow:
+    return Narrow(Bus(wide, 3, signed=True), lanes, channels)
+
+
+def widen(wide: int, lanes: int, channels: int) -> Widen:
+    return Widen(Bus(lanes, 3), wide, channels)
+
+
+def positions(block: Narrow | Widen) -> np.ndarray:
+    """Elements (positions, channels), none of them 0, so that a filling can be told from them."""
+    elements = np.random.default_rng(0).integers(1, 4, (POSITIONS, block.channels))
+    return -elements if block.bus.signed else elements
+
+
+def beats(elements: np.ndarray, lanes: int) -> np.ndarray:
+    return np.pad(elements, [(0, 0), (0, -elements.shape[1] % lanes)]).reshape(-1, lanes)
+
+
+@pytest.mark.parametrize("make", [narrow, widen])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_positions_are_kept(make, shape, seed):
+    block = make(*shape)
+    x = positions(block)
+    stalls = Stalls() if seed is None else Stalls.random(seed, block)
+    run = bench(block, [beats(x, block.bus.lanes)], stalls=stalls)
+    assert np.array_equal(run.outputs[0], beats(x, block.outputs[0].lanes))
+
+
+@pytest.mark.parametrize("make", [narrow, widen])
+def test_flickering_ready_changes_no_value(make):
+    block = make(6, 2, 9)
+    bench(block, [beats(positions(block), block.bus.lanes)], stalls=Stalls(flicker=2))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_narrow_side_runs_without_gaps(shape):
+    block = narrow(*shape)
+    assert np.all(np.diff(bench(block, [beats(positions(block), block.bus.lanes)]).given[0]) == 1)
+    block = widen(*shape)
+    assert np.all(np.diff(bench(block, [beats(positions(block), block.bus.lanes)]).taken[0]) == 1)
+
+
+def test_output_is_valid_a_latency_after_its_last_input():
+    block = narrow(4, 2, 3)
+    run = bench(block, [beats(positions(block), 4)])
+    assert [o - i for i, o in zip(run.taken[0], run.given[0][::2], strict=True)] == [block.latency] * POSITIONS
+    block = widen(4, 2, 3)
+    run = bench(block, [beats(positions(block), 2)])
+    assert [o - i for i, o in zip(run.taken[0][1::2], run.given[0], strict=True)] == [block.latency] * POSITIONS
+
+
+@pytest.mark.parametrize("make", [narrow, widen])
+@pytest.mark.parametrize(
+    "shape, reason", [((6, 4, 8), "must divide"), ((6, 0, 8), "must divide"), ((6, 2, 0), "channel")]
+)
+def test_shapes_that_do_not_fit_are_refused_wrong(make, shape, reason):
+    with pytest.raises(ValueError, match=reason):
+        make(*shape)
