@@ -94,17 +94,15 @@ class _Concat(wiring.Component):
         m.d.comb += [self.o.valid.eq(full), self.o.payload.eq(held)]
         with m.If(free):
             m.d.sync += full.eq(0)
-        with m.Switch(turn):
-            for k, (name, bus) in enumerate(zip(block.input_names, block.bus_in, strict=True)):
-                i = getattr(self, name)
-                after = (k + 1) % count
-                with m.Case(k):
-                    m.d.comb += i.ready.eq(free)
-                    with m.If(free & i.valid):
-                        m.d.sync += [
-                            full.eq(1),
-                            held.eq(extend(i.payload, bus, block.out)),
-                            left.eq(Mux(left == 0, block.runs[after] - 1, left - 1)),
-                            turn.eq(Mux(left == 0, after, k)),
-                        ]
+        for k, (name, bus) in enumerate(zip(block.input_names, block.bus_in, strict=True)):
+            i = getattr(self, name)
+            after = (k + 1) % count
+            m.d.comb += i.ready.eq((turn == k) & free)
+            with m.If(i.valid & i.ready):
+                m.d.sync += [
+                    full.eq(1),
+                    held.eq(extend(i.payload, bus, block.out)),
+                    left.eq(Mux(left == 0, block.runs[after] - 1, left - 1)),
+                    turn.eq(Mux(left == 0, after, k)),
+                ]
         return m

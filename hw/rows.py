@@ -110,7 +110,7 @@ class RowPacker(Block):
 
 
 class _RowPacker(wiring.Component):
-    """The held pixel, or filling, is the newest of the window; `wait` counts the steps to the next output beat."""
+    """The held pixel, or filling, is the newest of the window; `until` counts the steps to the next output beat."""
 
     def __init__(self, block: RowPacker) -> None:
         self.block = block
@@ -123,13 +123,13 @@ class _RowPacker(wiring.Component):
         have, real, give, step, there = Signal(), Signal(), Signal(), Signal(), Signal()
         held = Signal(block.bus.bits)
         [(place, _, last)] = odometer(m, [block.steps], step)
-        wait = Signal(range(max(2, block.span, block.stride)), init=block.span - 1)
+        until = Signal(range(max(2, block.span, block.stride)), init=block.span - 1)
         window = [Signal(pixel.bits, name=f"window{k}") for k in range(block.span)]  # newest first
         filling = Const(pack([block.code] * pixel.lanes, pixel.width), pixel.bits)
         m.d.comb += [
             real.eq(every(within(place, block.steps, block.before, block.width))),
             there.eq(have | ~(real | (place == 0))),
-            give.eq(wait == 0),
+            give.eq(until == 0),
             step.eq(there & (self.o.ready | ~give)),
             window[0].eq(Mux(real, extend(held, block.bus, pixel), filling)),
             self.o.valid.eq(there & give),
@@ -140,5 +140,5 @@ class _RowPacker(wiring.Component):
             m.d.sync += [have.eq(self.i.valid), held.eq(self.i.payload)]
         with m.If(step):
             m.d.sync += [older.eq(newer) for newer, older in pairwise(window)]
-            m.d.sync += wait.eq(Mux(last, block.span - 1, Mux(give, block.stride - 1, wait - 1)))
+            m.d.sync += until.eq(Mux(last, block.span - 1, Mux(give, block.stride - 1, until - 1)))
         return m

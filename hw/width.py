@@ -209,10 +209,9 @@ class _Widen(wiring.Component):
             m.d.sync += full.eq(self.i.valid & complete)
         with m.If(take):
             m.d.sync += part.eq(Mux(complete, 0, part + 1))
-            with m.Switch(part):
-                with m.Case(0):
-                    m.d.sync += held.eq(self.i.payload)
-                for k in range(1, ratio):
-                    with m.Case(k):
-                        m.d.sync += held[k * bits : (k + 1) * bits].eq(self.i.payload)
+            with m.If(part == 0):
+                m.d.sync += held.eq(self.i.payload)
+            for k in range(1, ratio):
+                with m.If(part == k):
+                    m.d.sync += held[k * bits : (k + 1) * bits].eq(self.i.payload)
         return m

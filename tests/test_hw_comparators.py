@@ -85,7 +85,9 @@ def test_unsigned_input_above_all_thresholds(form):
 def test_first_value_is_shared_or_stored(form, shared):
     rows = ([-3, 0, 4, 9], [1, 2])
     starts = (-2, -2) if shared else (-2, 5)
-    counted = requantizers.Comparators(rows, tuple(np.arange(len(r) + 1) + f for r, f in zip(rows, starts, strict=True)))
+    counted = requantizers.Comparators(
+        rows, tuple(np.arange(len(r) + 1) + f for r, f in zip(rows, starts, strict=True))
+    )
     block, _ = run(counted, lanes=1, channels=2, form=form)
     assert block.first == (-2 if shared else None)
 

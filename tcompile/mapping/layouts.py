@@ -27,7 +27,8 @@ def layouts(graph: Graph) -> Known:
 def canonical_axis(layout: Layout) -> int | None:
     """The channel axis, if the layout is that of `channels_last`; None otherwise."""
     rank = len(layout.shape)
-    for axis in dict.fromkeys((1 if rank > 1 else 0, rank - 1, *range(rank))):
+    axes: list[int] = [min(1, rank - 1), rank - 1, *range(rank)]
+    for axis in axes:
         if layout.is_like(channels_last(layout.shape, axis)):
             return axis
     return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import singledispatchmethod
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import Schedule, pool_schedule, schedule
 
-__all__ = ["place"]
+__all__ = ["Recipe", "place"]
 
 FORK_DEPTH = 2  # places of a branch's queue before its need is known
 
@@ -46,25 +47,42 @@ def bus_of(kind: object, lanes: int, *more: int) -> Bus:
     return Bus(lanes, kind.width, kind.signed)
 
 
-def place(
-    graph: Graph, folds: Mapping[str, Fold], *, lanes: int, pace: int, depths: Mapping[str, int] | None = None
-) -> Design:
-    """Make the design.
+@dataclass(frozen=True)
+class Recipe:
+    """All that a design depends on beside the network.
 
     Parameters
     ----------
-    graph : Graph
-        A graph of the integer level.
     folds : mapping of str to Fold
         Lanes of every linear layer, by node.
     lanes : int
         Most elements per beat where no layer decides.
     pace : int
         Cycles per frame that the slowest layer takes; what has twice the time it needs may share hardware.
-    depths : mapping of str to int, optional
+    depths : mapping of str to int
         Places of the queues behind forks, by instance name.
     """
-    placer = _Placer(graph, folds, lanes, pace, depths or {})
+
+    folds: Mapping[str, Fold]
+    lanes: int = 8
+    pace: int = 1
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        folds = {name: asdict(fold) for name, fold in self.folds.items()}
+        return {"folds": folds, "lanes": self.lanes, "pace": self.pace, "depths": dict(self.depths)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """From a JSON object."""
+        folds = {name: Fold(**fold) for name, fold in data["folds"].items()}
+        return cls(folds, data["lanes"], data["pace"], data["depths"])
+
+
+def place(graph: Graph, recipe: Recipe) -> Design:
+    """Make the design of a graph of the integer level."""
+    placer = _Placer(graph, recipe)
     for node in graph:
         placer.put(node)
     return placer.design()
@@ -83,14 +101,9 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 class _Placer:
-    def __init__(
-        self, graph: Graph, folds: Mapping[str, Fold], lanes: int, pace: int, depths: Mapping[str, int]
-    ) -> None:
+    def __init__(self, graph: Graph, recipe: Recipe) -> None:
         self.graph = graph
-        self.folds = folds
-        self.lanes = lanes
-        self.pace = pace
-        self.depths = depths
+        self.recipe = recipe
         self.layouts = layouts(graph)
         self.instances: list[Instance] = []
         self.streams: dict[str, Stream] = {}
@@ -148,7 +161,7 @@ class _Placer:
     def queue(self, node: Node, stream: Stream, branch: int) -> Stream:
         """A queue for one branch of a fork."""
         role = f"branch{branch}"
-        depth = self.depths.get(f"{node.name}_{role}", FORK_DEPTH)
+        depth = self.recipe.depths.get(f"{node.name}_{role}", FORK_DEPTH)
         return self.add(Fifo(stream.bus, depth), [stream], node, role, [stream.beats], stream.layout)[0]
 
     def take(self, value: str, lanes: int | None = None, layout: Layout | None = None) -> Stream:
@@ -205,13 +218,13 @@ class _Placer:
         layout = self.layouts[value]
         for user in self.graph.consumers[value]:
             if isinstance(user, (I.Conv, I.Dense)):
-                layer, fold = linear(user, layout), self.folds[user.name]
+                layer, fold = linear(user, layout), self.recipe.folds[user.name]
                 if layer.is_packed(fold):
                     return layer.channels
                 return fold.pe if layer.is_depthwise else fold.simd
             if isinstance(user, (I.Requantize, I.AddScaled, I.Reshape, I.MaxPool, I.SumPool)):
                 return min(self.wanted(user.name), layout.channels)
-        return min(self.lanes, layout.channels)
+        return min(self.recipe.lanes, layout.channels)
 
     def type(self, value: str) -> IntType:
         """Type of a value."""
@@ -239,7 +252,7 @@ class _Placer:
     @put.register(I.Conv)
     @put.register(I.Dense)
     def _(self, node: I.Conv | I.Dense) -> None:
-        layer, fold = linear(node, self.layouts[node.inputs[0]]), self.folds[node.name]
+        layer, fold = linear(node, self.layouts[node.inputs[0]]), self.recipe.folds[node.name]
         stream, geometry = self.window(node, layer, fold)
         plan = schedule(layer, fold, geometry)
         tiles = plan.tiles if plan.kept else np.zeros((1, fold.pe, 1 if layer.is_depthwise else fold.simd), np.int64)
@@ -319,7 +332,7 @@ class _Placer:
         runs = [1]
         if isinstance(maker.block, Engine):
             runs = maker.block.row_blocks(maker.memories["schedule"])
-        return max(min(runs), self.pace // (2 * stream.beats))
+        return max(min(runs), self.recipe.pace // (2 * stream.beats))
 
     @put.register(I.Reshape)
     @put.register(I.Transpose)

@@ -99,7 +99,7 @@ def _offsets(layer: Linear, fold: Fold, geometry: Geometry, blocks: int) -> np.n
     """Word of the window for each tile: (row blocks, columns)."""
     taps = np.array(geometry.taps)
     if layer.is_depthwise:
-        return np.arange(blocks)[:, None] + taps
+        return np.asarray(np.arange(blocks)[:, None] + taps)
     per_group = geometry.words // layer.groups
     group = np.repeat(np.arange(layer.groups), blocks // layer.groups)
     within = (taps[:, None] + np.arange(per_group)).reshape(-1)
