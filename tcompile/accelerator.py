@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from tcompile.data import read_npz
 from tcompile.errors import Problem, UsageError, printable
-from tcompile.options import BuildOptions
-from tcompile.pipeline import Compiled, compile_file, read_npz
+from tcompile.machine import machine_of
+from tcompile.options import BuildOptions, Simulator
+from tcompile.pipeline import Built, build, compile_file
 from tcompile.report import with_verification
-from tcompile.verify import Verification, frames_of, input_types, labels_of, random_inputs, verify
+from tcompile.verify import Machine, Verification, frames_of, input_types, labels_of, random_inputs, verify
 
 __all__ = ["Accelerator", "build_options", "compile"]
 
@@ -28,9 +32,9 @@ class Accelerator:
         The content of ``report.json``.
     """
 
-    def __init__(self, compiled: Compiled) -> None:
-        self._compiled = compiled
-        self.report: dict[str, Any] = dict(compiled.report)
+    def __init__(self, built: Built) -> None:
+        self._built = built
+        self.report: dict[str, Any] = dict(built.report)
 
     def verify(
         self,
@@ -39,6 +43,8 @@ class Accelerator:
         *,
         samples: int = 16,
         seed: int = 0,
+        simulator: Simulator = "verilator",
+        stall: int | None = None,
     ) -> Verification:
         """Compare every output integer with onnxruntime.
 
@@ -50,21 +56,38 @@ class Accelerator:
             Classes, for accuracy.
         samples, seed : int
             Number and seed of random frames.
+        simulator : {"verilator", "amaranth", "model"}
+            What computes the accelerator's integers.
+        stall : int, optional
+            Seed of random pauses at all ports of the hardware.
 
         Raises
         ------
         UsageError
             The frames do not fit the model.
         """
-        network = self._compiled.network
+        network = self._built.compiled.network
         if x is None:
             frames = random_inputs(network, samples, seed)
         else:
             frames = frames_of(input_types(network), x if isinstance(x, Mapping) else {"x": np.asarray(x)})
         count = len(next(iter(frames.values())))
-        found = verify(network, frames, labels_of({} if y is None else {"y": np.asarray(y)}, count))
+        labels = labels_of({} if y is None else {"y": np.asarray(y)}, count)
+        with self._machine(simulator, stall) as machine:
+            found = verify(network, frames, labels, machine=machine)
         self.report = with_verification(self.report, found)
         return found
+
+    @contextmanager
+    def _machine(self, simulator: Simulator, stall: int | None) -> Iterator[Machine]:
+        """The machine of what `write` would write."""
+        graph, design = self._built.compiled.network.graph, self._built.mapped.design
+        with tempfile.TemporaryDirectory(prefix="tcompile-") as folder:
+            place = Path(folder) / "build"
+            if simulator == "verilator":
+                self._built.write(place)
+            with machine_of(simulator, graph, lambda: design, place, stall) as machine:
+                yield machine
 
     def write(self, directory: str | Path, *, force: bool = False) -> None:
         """Write the build directory, whole or not at all.
@@ -76,7 +99,7 @@ class Accelerator:
         """
         from dataclasses import replace
 
-        replace(self._compiled, report=self.report).write(Path(directory), force=force)
+        replace(self._built, report=self.report).write(Path(directory), force=force)
 
 
 def build_options(options: Mapping[str, Any]) -> BuildOptions:
@@ -139,4 +162,5 @@ def compile(
             arrays = {"x": calib}
         case _:
             arrays = calib
-    return Accelerator(compile_file(Path(model), build_options(options), arrays))
+    checked = build_options(options)
+    return Accelerator(build(compile_file(Path(model), checked, arrays), checked))

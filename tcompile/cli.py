@@ -54,8 +54,16 @@ Reference = Annotated[
     str | None,
     typer.Option(metavar="auto|plain|fused", help="Which of onnxruntime's results to reproduce [default: auto]."),
 ]
-Pe = Annotated[int | None, typer.Option(metavar="P", help="Output channels of a tile [default: 8].")]
-Simd = Annotated[int | None, typer.Option(metavar="S", help="Input channels of a tile [default: 8].")]
+Pe = Annotated[int | None, typer.Option(metavar="P", help="Output channels at a time, rows of a tile [default: 8].")]
+Simd = Annotated[int | None, typer.Option(metavar="S", help="Input channels at a time, columns of a tile [default: 8].")]
+Fold = Annotated[
+    str | None, typer.Option(metavar="FOLD.json", help="Lanes of single layers: {'conv1': {'PE': 8, 'SIMD': 9}}.")
+]
+Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second, with as few lanes as possible.")]
+Clock = Annotated[
+    float | None, typer.Option("--clock-mhz", metavar="M", help="Clock that --fps counts with [default: 100].")
+]
+Form = Annotated[str | None, typer.Option(metavar="auto|engine", help="Kind of hardware of layers [default: auto].")]
 DumpIr = Annotated[bool, typer.Option("--dump-ir", help="Print both levels of the IR (stderr with --json).")]
 Explain = Annotated[bool, typer.Option(help="Say for each layer how it was decided.")]
 
@@ -87,6 +95,10 @@ def check(
     reference: Reference = None,
     pe: Pe = None,
     simd: Simd = None,
+    fold: Fold = None,
+    fps: Fps = None,
+    clock_mhz: Clock = None,
+    form: Form = None,
     config: Config = None,
     dump_ir: DumpIr = False,
     explain: Explain = False,
@@ -97,10 +109,11 @@ def check(
     """What will happen to each node; every problem at once; nothing is written."""
     screen = _screen(as_json, quiet, verbose)
     given = _given(locals())
-    compiled = _compile(model, given, calib, config)
+    compiled, options = _compile(model, given, calib, config)
+    from tcompile.pipeline import plan
     from tcompile.show import show_check
 
-    show_check(screen, compiled, explain=explain)
+    show_check(screen, compiled, plan(compiled, options), explain=explain)
     _dump_ir(screen, compiled, dump_ir)
 
 
@@ -119,6 +132,10 @@ def build(
     reference: Reference = None,
     pe: Pe = None,
     simd: Simd = None,
+    fold: Fold = None,
+    fps: Fps = None,
+    clock_mhz: Clock = None,
+    form: Form = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Replace the build directory.")] = False,
     config: Config = None,
     dump_ir: DumpIr = False,
@@ -127,17 +144,22 @@ def build(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """The network in exact integers: integer IR, host models, certificate, report."""
+    """Verilog and everything around it: benches, host models and packers, certificate, report."""
     from tcompile.bundle import check_target
 
     screen = _screen(as_json, quiet, verbose)
     given = _given(locals())
     check_target(output, force=force)
-    compiled = _compile(model, given, calib, config)
+    with screen.stage("finding the integers"):
+        compiled, options = _compile(model, given, calib, config)
+    from tcompile.pipeline import build as build_hardware
     from tcompile.show import show_build
 
-    compiled.write(output, force=force)
-    show_build(screen, compiled, output, explain=explain)
+    with screen.stage("mapping to hardware"):
+        built = build_hardware(compiled, options)
+    with screen.stage("writing Verilog"):
+        built.write(output, force=force)
+    show_build(screen, built, output, explain=explain)
     _dump_ir(screen, compiled, dump_ir)
 
 
@@ -152,8 +174,11 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of random frames.")] = 0,
     simulator: Annotated[
-        str, typer.Option(metavar="model", help="What computes the accelerator's integers.")
-    ] = "model",
+        str, typer.Option(metavar="verilator|amaranth|model", help="What computes the accelerator's integers.")
+    ] = "verilator",
+    stall: Annotated[
+        str, typer.Option(metavar="none|random:SEED", help="Pauses at all ports of the hardware.")
+    ] = "none",
     reference: Reference = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -164,7 +189,10 @@ def verify(
     from tcompile.show import show_verification
 
     screen = _screen(as_json, quiet, verbose)
-    _one_of("--simulator", simulator, ("model",))
+    _one_of("--simulator", simulator, ("verilator", "amaranth", "model"))
+    pauses = _pauses(stall)
+    if pauses is not None and simulator == "model":
+        raise UsageError(Problem("bad-option", "--stall is for hardware, and --simulator model has no cycles"))
     if reference is not None:
         _one_of("--reference", reference, ("auto", "plain", "fused"))
     if samples is not None and samples < 1:
@@ -173,8 +201,9 @@ def verify(
         raise UsageError(Problem("bad-option", f"--seed must not be negative, and is {seed}"))
     with screen.progress() as tell:
         report, found = verify_build(
-            directory, inputs, samples=samples, seed=seed, mode=cast(Any, reference or "auto"), progress=tell
-        )
+            directory, inputs, samples=samples, seed=seed, mode=cast(Any, reference or "auto"),
+            simulator=cast(Any, simulator), stall=pauses, progress=tell,
+        )  # fmt: skip
     show_verification(screen, report, found)
     if found.mismatches:
         raise MismatchError(
@@ -196,7 +225,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """The whole way on a real trained network: check, build, verify."""
+    """The whole way on a real trained network: Verilog, cycle simulation, comparison with onnxruntime."""
     from tcompile.demo import run_demo
 
     run_demo(_screen(as_json, quiet, verbose), output)
@@ -211,7 +240,8 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 
 
 OPTION_NAMES = (
-    "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd",
+    "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
+    "fps", "clock_mhz", "form",
 )  # fmt: skip
 
 
@@ -233,6 +263,17 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise UsageError(Problem("bad-option", f"--shape must look like x=1,3,32,32, not {printable(text)}")) from error
 
 
+def _pauses(text: str) -> int | None:
+    """Seed of random pauses."""
+    kind, _, seed = text.partition(":")
+    if text == "none":
+        return None
+    if kind != "random" or not seed.isdecimal() or not seed.isascii() or len(seed) > 9:
+        message = f"--stall must be none or random:SEED with a number for a seed, not {printable(text)}"
+        raise UsageError(Problem("bad-option", message))
+    return int(seed)
+
+
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(Problem("bad-option", f"{option} must be one of {', '.join(choices)}, not {printable(value)}"))
@@ -250,16 +291,18 @@ def _config(path: Path | None) -> dict[str, Any]:
         raise UsageError(Problem("bad-config", message, hint="such as: ternary = 'sws:2'")) from error
 
 
-def _compile(model: Path, given: dict[str, Any], calib: Path | None, config: Path | None) -> Any:
+def _compile(model: Path, given: dict[str, Any], calib: Path | None, config: Path | None) -> tuple[Any, Any]:
     from tcompile.accelerator import build_options
-    from tcompile.pipeline import compile_file, read_npz
+    from tcompile.data import read_npz
+    from tcompile.pipeline import compile_file
 
     options = {**_config(config), **given}
     configured = options.pop("calib", None)
     if not isinstance(configured, str | None):
         raise UsageError(Problem("bad-option", f"calib must be the path of an .npz file, not {configured!r}"))
     calib = calib or (None if configured is None else Path(configured))
-    return compile_file(model, build_options(options), None if calib is None else read_npz(calib))
+    checked = build_options(options)
+    return compile_file(model, checked, None if calib is None else read_npz(calib)), checked
 
 
 def _dump_ir(screen: Any, compiled: Any, wanted: bool) -> None:

@@ -74,6 +74,15 @@ class Screen:
         self.out.print(table)
 
     @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """Say on a terminal what is being done, for as long as it takes."""
+        if self.verbosity < 0 or not self.err.is_terminal:
+            yield
+            return
+        with self.err.status(what):
+            yield
+
+    @contextmanager
     def progress(self) -> Iterator[Tell | None]:
         """Progress of long work; a function (what, done, total)."""
         if self.verbosity < 0 or not self.err.is_terminal:

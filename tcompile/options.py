@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["BuildOptions", "VerifyOptions"]
+__all__ = ["BuildOptions", "Simulator", "VerifyOptions"]
+
+
+Simulator = Literal["verilator", "amaranth", "model"]
 
 
 class _Options(BaseModel):
@@ -34,7 +37,15 @@ class BuildOptions(_Options):
     reference : {"auto", "plain", "fused"}
         Which of onnxruntime's results to reproduce.
     pe, simd : int
-        Tile size: output channels by input channels.
+        Lanes of a layer, output channels by input channels, where nothing else decides; also the size of tiles.
+    fold : str, dict or None
+        Folding file (JSON of FINN's shape), or its content.
+    fps : float or None
+        Frames per second to reach with as few lanes as possible.
+    clock_mhz : float
+        Clock for which `fps` counts.
+    form : {"auto", "engine"}
+        Kind of hardware of linear layers.
     """
 
     shape: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
@@ -47,6 +58,10 @@ class BuildOptions(_Options):
     reference: Literal["auto", "plain", "fused"] = "auto"
     pe: Annotated[int, Field(ge=1, le=1024)] = 8
     simd: Annotated[int, Field(ge=1, le=4096)] = 8
+    fold: str | dict[str, Any] | None = None
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    clock_mhz: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0
+    form: Literal["auto", "engine"] = "auto"
 
     @field_validator("ternary")
     @classmethod
@@ -74,6 +89,8 @@ class BuildOptions(_Options):
     def _consistent(self) -> BuildOptions:
         if self.ternary is not None and self.weights is not None:
             raise ValueError("ternary and weights contradict each other; give one of them")
+        if self.fps is not None and {"pe", "simd"} & self.model_fields_set and not self.prune:
+            raise ValueError("fps chooses pe and simd; give either, or single layers in a folding file")
         return self
 
     @property
@@ -102,5 +119,6 @@ class VerifyOptions(_Options):
 
     samples: Annotated[int, Field(ge=1)] = 16
     seed: Annotated[int, Field(ge=0)] = 0
-    simulator: Literal["model"] = "model"
+    simulator: Simulator = "verilator"
+    stall: int | None = None
     reference: Literal["auto", "plain", "fused"] = "auto"

@@ -1,12 +1,8 @@
-"""The order of the stages, and nothing else: file, real numbers, passes, integers, files of a build directory."""
+"""The order of the stages, and nothing else: file, real numbers, passes, integers, hardware, files, verification."""
 
 from __future__ import annotations
 
 import json
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,23 +10,29 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from tcompile import reference
 from tcompile.bundle import Bundle, check_target, replace_file
+from tcompile.data import read_npz, read_text, test_split
+from tcompile.directory import contents, read_build
 from tcompile.errors import InternalError, ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
 from tcompile.frontend.export import export
 from tcompile.frontend.importer import import_model
-from tcompile.hosts import Port, host_models, ports
+from tcompile.hosts import host_models, ports
+from tcompile.ir import integer as I
 from tcompile.ir import real as R
 from tcompile.ir.graph import NARROW, Graph, IntType, TensorType
-from tcompile.ir.integer import Input
 from tcompile.ir.legality import check as check_legal
-from tcompile.ir.text import dump, parse
 from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
-from tcompile.options import BuildOptions
+from tcompile.machine import machine_of
+from tcompile.mapping.folding import Folding as LayerFolds
+from tcompile.mapping.folding import read_folding
+from tcompile.mapping.network import Mapped, map_network
+from tcompile.mapping.plan import Choice, Plan, labels, plan_layers
+from tcompile.options import BuildOptions, Simulator
+from tcompile.page import page
 from tcompile.passes import (
     MatchOutputs,
     Pass,
@@ -43,19 +45,14 @@ from tcompile.passes import (
     apply,
 )
 from tcompile.reference import Kernel, Mode
-from tcompile.report import Folding, build_report, with_verification
+from tcompile.report import build_report, with_hardware, with_verification
 from tcompile.report import dump as dump_report
 from tcompile.verify import Network, Progress, Verification, frames_of, input_types, labels_of, random_inputs, verify
 
-__all__ = ["Compiled", "compile_file", "node_rows", "read_build", "read_npz", "verify_build"]
+__all__ = ["Built", "Compiled", "build", "compile_file", "node_rows", "plan", "verify_build"]
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
-NOT_ARRAYS = (  # what numpy raises on files that are no archives of arrays
-    OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, MemoryError, RuntimeError, SyntaxError,
-    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-DAMAGES = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, DecodeError, zlib.error)
 LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
 
@@ -70,77 +67,25 @@ class Compiled:
     passes: tuple[PassRecord, ...]
     report: Mapping[str, Any]
 
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A network on hardware, with its report."""
+
+    compiled: Compiled
+    mapped: Mapped
+    report: Mapping[str, Any]
+
     def bundle(self) -> Bundle:
         """The files of the build directory."""
-        layout = {
-            "inputs": [{"value": n, "tensor": self.real[t].origin.tensor} for n, t in self.lowered.inputs.items()],
-            "outputs": [p.to_json() for p in self.network.outputs],
-            "probes": [p.to_json() for p in self.network.probes],
-            "reference": self.network.mode,
-        }
-        return Bundle(
-            {
-                "report.json": dump_report(dict(self.report)),
-                "network.ir": dump(self.network.graph).encode(),
-                "model.lowered.onnx": _bytes(self.network.reference),
-                "host/host_pre.onnx": _bytes(self.network.pre),
-                "host/host_post.onnx": _bytes(self.network.post),
-                "host/ports.json": (json.dumps(layout, indent=1) + "\n").encode(),
-                "README.md": _readme(self.report).encode(),
-            }
-        )
+        lowered = self.compiled.lowered
+        tensors = {value: self.compiled.real[t].origin.tensor for value, t in lowered.inputs.items()}
+        return contents(self.compiled.network, tensors, self.mapped, self.report)
 
     def write(self, directory: Path, *, force: bool = False) -> None:
         """Write the build directory; see `Bundle.write`."""
         check_target(directory, force=force)
         self.bundle().write(directory, force=force)
-
-
-def _bytes(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _readme(report: Mapping[str, Any]) -> str:
-    exact = report["exactness"]
-    return "\n".join(
-        [
-            "# A network in integers",
-            "",
-            f"Built by tcompile {report['tools']['tcompile']}. Reference: onnxruntime, {exact['reference']}.",
-            f"Equality {exact['verdict']}, {exact['steps_at_risk']} of {exact['steps']} steps at risk.",
-            "",
-            "| file | what |",
-            "|---|---|",
-            "| report.json | passes, certificate, layers, verification |",
-            "| network.ir | the integer network as text |",
-            "| model.lowered.onnx | what onnxruntime runs as the reference |",
-            "| host/host_pre.onnx | from the model's inputs to the accelerator's codes |",
-            "| host/host_post.onnx | from the accelerator's integers to the model's outputs |",
-            "| host/ports.json | which tensor each port carries, scales included |",
-            "",
-            "Next: `tcompile verify DIR --inputs X.npz`",
-            "",
-        ]
-    )
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a data file; objects are never unpickled.
-
-    Raises
-    ------
-    UsageError
-        The file is missing or holds something else.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except FileNotFoundError as error:
-        raise UsageError(Problem("no-file", f"the data file {printable(str(path))} does not exist")) from error
-    except NOT_ARRAYS as error:
-        reason = printable(" ".join(str(error).split())[:200])[1:-1]
-        message = f"{printable(str(path))} must be an .npz file of plain arrays: {reason or type(error).__name__}"
-        raise UsageError(Problem("not-npz", message, hint="write it with numpy.savez(path, x=..., y=...)")) from error
 
 
 def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np.ndarray] | None = None) -> Compiled:
@@ -204,7 +149,6 @@ def _compiled(
         certificate=lowered.certificate,
         doubts=_doubts(real, lowered, mode, kernels),
         mode=mode,
-        folding=Folding(options.pe, options.simd),
         notes=(*loaded.notes, *lowered.notes),
     )
     return Compiled(loaded, real, lowered, network, records, report)
@@ -412,82 +356,41 @@ def _needless(node: R.RealNode, real: Graph) -> bool:
     return value == lowest
 
 
-def read_build(directory: Path) -> tuple[Network, dict[str, Any]]:
-    """Read a build directory back.
+def build(compiled: Compiled, options: BuildOptions) -> Built:
+    """Map a compiled network to hardware.
 
     Raises
     ------
     UsageError
-        It is no build directory, or is damaged or of another version.
+        A folding that cannot be, or a target out of reach.
     """
-    name = printable(str(directory))
-    try:
-        report = json.loads((directory / "report.json").read_text())
-        layout = json.loads((directory / "host/ports.json").read_text())
-        if report.get("schema") != 1:
-            raise UsageError(
-                Problem(
-                    "build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again"
-                )
-            )
-        _check_keys(report)
-        network = Network(
-            parse((directory / "network.ir").read_text()),
-            onnx.load(directory / "host/host_pre.onnx", load_external_data=False),
-            onnx.load(directory / "host/host_post.onnx", load_external_data=False),
-            onnx.load(directory / "model.lowered.onnx", load_external_data=False),
-            layout["reference"],
-            tuple(Port.from_json(p) for p in layout["outputs"]),
-            tuple(Port.from_json(p) for p in layout["probes"]),
-        )
-    except FileNotFoundError as error:
-        message = f"{name} must be a build directory, and has no {printable(Path(str(error.filename)).name)}"
-        raise UsageError(Problem("no-build", message, hint="tcompile build MODEL.onnx -o DIR")) from error
-    except NotADirectoryError as error:
-        raise UsageError(
-            Problem("no-build", f"{name} must be a directory", hint="tcompile build MODEL.onnx -o DIR")
-        ) from error
-    except DAMAGES as error:
-        raise _damaged(directory, str(error)) from error
-    _check_network(network, directory)
-    return network, report
+    graph = compiled.lowered.graph
+    mapped = map_network(graph, choice_of(graph, options))
+    return Built(compiled, mapped, with_hardware(dict(compiled.report), graph, mapped, options.clock_mhz))
 
 
-def _damaged(directory: Path, reason: str) -> UsageError:
-    shown = printable(" ".join(reason.split())[:200])[1:-1]
-    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
+def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:
+    """What each linear layer is to become, without making the design.
+
+    Raises
+    ------
+    UsageError
+        A folding that cannot be, or a target out of reach.
+    """
+    graph = compiled.lowered.graph
+    return plan_layers(graph, choice_of(graph, options))
 
 
-def _check_keys(report: dict[str, Any]) -> None:
-    missing = sorted({"model", "exactness", "verification", "weights", "layers", "tools"} - set(report))
-    if missing or "verdict" not in report["exactness"]:
-        raise ValueError(f"report.json has no {', '.join(missing) or 'verdict'}")
-
-
-def _check_network(network: Network, directory: Path) -> None:
-    """The files of a build directory must fit each other."""
-    try:
-        check_legal(network.graph)
-    except InternalError as error:
-        raise _damaged(directory, f"network.ir: {error}") from error
-    values = {n.name for n in network.graph}
-    entries = sum(isinstance(n, Input) for n in network.graph)
-    wrong = [
-        ("host/ports.json names values that network.ir has not", {p.value for p in network.outputs} - values),
-        ("host/ports.json names values that network.ir has not", {p.value for p in network.probes} - values),
-        ("host/ports.json names an unknown reference", network.mode not in ("plain", "fused")),
-        ("network.ir is not at the integer level", network.graph.level != "integer"),
-        ("host/host_pre.onnx does not fit network.ir", len(network.pre.graph.output) != entries),
-        ("host/host_post.onnx does not fit host/ports.json", len(network.post.graph.input) != len(network.outputs)),
-    ]
-    given = {i.name for i in network.reference.graph.input}
-    wrong += [
-        ("model.lowered.onnx has no inputs", not given),
-        ("host/host_pre.onnx does not fit model.lowered.onnx", {i.name for i in network.pre.graph.input} - given),
-    ]
-    for reason, holds in wrong:
-        if holds:
-            raise _damaged(directory, reason)
+def choice_of(graph: Graph, options: BuildOptions) -> Choice:
+    """What the options ask of the mapping."""
+    names = labels(graph)
+    layers = [names[n.name] for n in graph if isinstance(n, (I.Conv, I.Dense))]
+    folding = LayerFolds()
+    if options.fold is not None:
+        text = json.dumps(options.fold) if isinstance(options.fold, dict) else read_text(options.fold)
+        folding = read_folding(text, layers)
+    budget = None if options.fps is None else int(options.clock_mhz * 1_000_000 / options.fps)
+    return Choice(options.pe, options.simd, folding, budget)
 
 
 def verify_build(
@@ -497,6 +400,8 @@ def verify_build(
     samples: int | None = None,
     seed: int = 0,
     mode: Literal["auto", "plain", "fused"] = "auto",
+    simulator: Simulator = "verilator",
+    stall: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Verification]:
     """Verify a build directory and enter the results into its report.
@@ -509,30 +414,30 @@ def verify_build(
         Frames to run; all of a data file, 16 random ones if left out.
     mode : {"auto", "plain", "fused"}
         Reference; the one that the build reproduces if ``auto``.
+    simulator : {"verilator", "amaranth", "model"}
+        What computes the accelerator's integers.
+    stall : int, optional
+        Seed of random stalls at all ports.
     """
-    network, report = read_build(directory)
+    opened = read_build(directory)
+    network, report = opened.network, opened.report
     if mode != "auto":
         network = replace(network, mode=mode)
     labels = None
     if inputs is None:
         frames = random_inputs(network, samples or 16, seed)
     else:
-        arrays = _test_split(read_npz(inputs))
+        arrays = test_split(read_npz(inputs))
         frames = frames_of(input_types(network), arrays)
         labels = labels_of(arrays, len(next(iter(frames.values()))))
         frames = {name: x[:samples] for name, x in frames.items()}
         labels = None if labels is None else labels[:samples]
-    found = verify(network, frames, labels, progress=progress)
+    with machine_of(simulator, network.graph, opened.design, directory, stall) as machine:
+        found = verify(network, frames, labels, machine=machine, progress=progress)
     report = with_verification(report, found)
     replace_file(directory / "report.json", dump_report(report))
+    replace_file(directory / "report.html", page(report))
     return report, found
-
-
-def _test_split(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The test part of a data file for training; any other file as it is."""
-    if "x" in arrays or "x_test" not in arrays:
-        return arrays
-    return {"x": arrays["x_test"]} | ({"y": arrays["y_test"]} if "y_test" in arrays else {})
 
 
 def node_rows(compiled: Compiled) -> list[dict[str, Any]]:

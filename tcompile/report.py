@@ -5,30 +5,40 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 
+from hw.axi_lite import register_map
+from hw.axi_stream import tdata_width
+from hw.engine import booth_digits
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
 from tcompile.ir.requantizers import signed_width
 from tcompile.lowering.certificate import LISTED, Entry
-from tcompile.passes import PassRecord, tile_counts
+from tcompile.mapping.design import Design, Edge
+from tcompile.mapping.estimate import Resources
+from tcompile.mapping.network import Mapped
+from tcompile.mapping.plan import labels
+from tcompile.passes import PassRecord
 from tcompile.reference import version
 from tcompile.verify import Difference, Verification
 from tcompile.version import __version__
 
-__all__ = ["SCHEMA", "build_report", "dump", "verdict", "with_verification"]
+__all__ = ["SCHEMA", "build_report", "dump", "verdict", "with_hardware", "with_verification"]
 
 SCHEMA = 1
 FLOAT_BITS = 32
+TERNARY_BITS = 2
 Json = dict[str, Any]
-UNKNOWN_LAYER: Json = dict.fromkeys(
-    ["form", "digit", "cycles_predicted", "cycles_simulated", "lut_estimate", "ff_estimate", "bram_estimate"]
-)
+LAYER = [
+    "MH", "MW", "PE", "SIMD", "form", "digit", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
+    "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate",
+]  # fmt: skip
+LAYERS = (I.Conv, I.Dense, I.SumPool, I.MaxPool, I.AddScaled, I.ArgMax, I.Concat)
 PERFORMANCE = ["ii_cycles", "ii_cycles_simulated", "latency_cycles", "latency_cycles_simulated", "clock_mhz", "fps"]
 SYNTHESIS = ["flow", "lut", "ff", "bram", "dsp", "fmax_mhz"]
 VERIFICATION = [
@@ -37,65 +47,29 @@ VERIFICATION = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Folding:
-    """Tile size: PE output channels by SIMD input channels."""
-
-    pe: int
-    simd: int
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """Weights of one layer in numbers."""
-
-    count: int
-    nonzero: int
-    digits: int
-    width: int
-    tiles: int
-    kept: int
-
-    def bits(self, folding: Folding) -> int:
-        """Stored bits: all weights, or the kept tiles and one bit per tile that says so; what is less."""
-        tiled = self.kept * folding.pe * folding.simd * self.width + self.tiles
-        return min(self.count * self.width, tiled)
-
-    @property
-    def compressed(self) -> bool:
-        """Whether the weights are ternary (or binary)."""
-        return self.width <= 2
-
-
-def layer_weights(node: I.Conv | I.Dense, folding: Folding) -> LayerWeights:
-    """Count a layer's weights, signed digits and tiles."""
-    codes = node.weight.array.astype(np.int64)
-    group = node.group if isinstance(node, I.Conv) else 1
-    tiles, kept = tile_counts(codes, folding.pe, folding.simd, group)
-    magnitude = np.abs(codes)
-    digits = sum(int(n).bit_count() for n in (magnitude ^ (3 * magnitude)).ravel())
-    width = max(2, signed_width(int(codes.min(initial=0)), int(codes.max(initial=0))))
-    return LayerWeights(codes.size, int(np.count_nonzero(codes)), digits, width, tiles, kept)
-
-
-def _layer(node: I.IntNode, folding: Folding) -> Json:
-    row: Json = {"name": node.origin.names[-1] if node.origin.names else node.name, "op": node.op}
-    row["onnx_nodes"] = list(node.origin.names)
-    blank: Json = dict.fromkeys(["MH", "MW", "PE", "SIMD", "planes", "tiles", "tiles_kept"])
-    positions = prod(node.type.shape[2:]) if len(node.type.shape) > 2 else 1
-    row |= {**blank, **UNKNOWN_LAYER, "positions": positions, "additions_dense": None, "additions_done": None}
+def _layer(node: I.IntNode, label: str) -> Json:
+    row: Json = {"name": label, "op": node.op, "onnx_nodes": list(node.origin.names)}
+    row |= dict.fromkeys(LAYER)
+    shape = node.type.shape
+    row["positions"] = prod(shape[2:]) if len(shape) > 2 else 1
     if isinstance(node, (I.Conv, I.Dense)):
-        w = layer_weights(node, folding)
-        rows = node.weight.shape[0]
+        codes = node.weight.array.astype(np.int64)
+        rows = codes.shape[0]
         if isinstance(node, I.Dense):
-            positions = prod(node.type.shape) // rows
-        planes = 1 if w.compressed else (w.width + 1) // 2
+            row["positions"] = prod(shape) // rows
+        width = _width(codes)
+        digits = sum(int(np.count_nonzero(booth_digits(codes, d))) for d in range((width + 1) // 2))
         row |= {
-            "MH": rows, "MW": w.count // rows, "PE": folding.pe, "SIMD": folding.simd, "planes": planes,
-            "tiles": w.tiles, "tiles_kept": w.kept, "positions": positions,
-            "additions_dense": w.count * planes * positions, "additions_done": w.digits * positions,
+            "MH": rows, "MW": codes.size // rows, "planes": (width + 1) // 2,
+            "additions_dense": codes.size * ((width + 1) // 2) * row["positions"],
+            "additions_done": digits * row["positions"],
         }  # fmt: skip
     return row
+
+
+def _width(codes: np.ndarray) -> int:
+    """Bits of a weight, at least 2: a ternary weight is one Booth digit."""
+    return max(2, signed_width(int(codes.min(initial=0)), int(codes.max(initial=0))))
 
 
 def verdict(entries: Sequence[Entry], extra: Sequence[str], verified: bool) -> str:
@@ -105,18 +79,15 @@ def verdict(entries: Sequence[Entry], extra: Sequence[str], verified: bool) -> s
     return "tested" if verified else "untested"
 
 
-def _weights(graph: Graph, folding: Folding) -> Json:
-    rows = [layer_weights(n, folding) for n in graph if isinstance(n, (I.Conv, I.Dense))]
-    count, bits = sum(r.count for r in rows), sum(r.bits(folding) for r in rows)
-    few = [r for r in rows if r.compressed]
-    few_bits = sum(r.bits(folding) for r in few)
+def _weights(graph: Graph) -> Json:
+    """Weights in numbers; how they are stored is known once the network is on hardware."""
+    codes = [n.weight.array for n in graph if isinstance(n, (I.Conv, I.Dense))]
+    count = sum(c.size for c in codes)
     return {
         "count": count,
-        "nonzero": sum(r.nonzero for r in rows),
+        "nonzero": sum(int(np.count_nonzero(c)) for c in codes),
         "bits_original": FLOAT_BITS * count,
-        "bits_stored": bits,
-        "compression_whole_model": FLOAT_BITS * count / bits if bits else None,
-        "compression_compressed_layers": FLOAT_BITS * sum(r.count for r in few) / few_bits if few_bits else None,
+        **dict.fromkeys(["bits_stored", "compression_whole_model", "compression_compressed_layers"]),
     }
 
 
@@ -128,7 +99,6 @@ def build_report(
     certificate: Sequence[Entry],
     doubts: Sequence[str],
     mode: str,
-    folding: Folding,
     notes: Sequence[str],
 ) -> Json:
     """The report of a build that was not verified yet.
@@ -140,6 +110,7 @@ def build_report(
     doubts : sequence of str
         Reasons beside the listed steps why equality is not proved.
     """
+    names = labels(graph)
     risks = sorted((r for e in certificate for r in e.risks), key=lambda r: r.margin / r.bound if r.bound else 0.0)
     return {
         "schema": SCHEMA,
@@ -156,15 +127,13 @@ def build_report(
             ],
             "doubts": list(doubts),
         },
-        "weights": _weights(graph, folding),
-        "layers": [
-            _layer(n, folding)
-            for n in graph
-            if isinstance(n, (I.Conv, I.Dense, I.SumPool, I.MaxPool, I.AddScaled, I.ArgMax))
-        ],
+        "weights": _weights(graph),
+        "layers": [_layer(n, names[n.name]) for n in graph if isinstance(n, LAYERS)],
         "performance": dict.fromkeys(PERFORMANCE),
         "verification": dict.fromkeys(VERIFICATION),
         "synthesis": dict.fromkeys(SYNTHESIS),
+        "ports": [],
+        "registers": [],
         "tools": {
             "tcompile": __version__,
             "onnxruntime": version(),
@@ -176,6 +145,77 @@ def build_report(
     }
 
 
+def with_hardware(report: Json, graph: Graph, mapped: Mapped, clock_mhz: float) -> Json:
+    """The report of a network that was mapped to hardware."""
+    interval, resources = mapped.cycles.interval, mapped.resources()
+    fused = _owners(graph)
+    rows = []
+    for row, node in zip(report["layers"], (n for n in graph if isinstance(n, LAYERS)), strict=True):
+        cost = sum((resources.get(n, Resources()) for n in fused[node.name]), Resources())
+        row = row | {"lut_estimate": cost.lut, "ff_estimate": cost.ff, "bram_estimate": cost.bram}
+        if node.name in mapped.plans:
+            plan = mapped.plans[node.name]
+            row |= {
+                "PE": plan.fold.pe, "SIMD": plan.fold.simd, "form": plan.fold.form, "tiles": plan.tiles,
+                "tiles_kept": plan.kept, "cycles_predicted": plan.cycles,
+            }  # fmt: skip
+        rows.append(row)
+    return {
+        **report,
+        "weights": report["weights"] | _stored(graph, mapped),
+        "layers": rows,
+        "performance": dict.fromkeys(PERFORMANCE)
+        | {
+            "ii_cycles": interval,
+            "latency_cycles": mapped.cycles.latency,
+            "clock_mhz": clock_mhz,
+            "fps": None if not interval else clock_mhz * 1e6 / interval,
+        },
+        "ports": [_port(mapped.design, way, e) for way, edges in (("s_axis", mapped.design.inputs), ("m_axis", mapped.design.outputs)) for e in edges],
+        "registers": [
+            r._asdict() for r in register_map(len(mapped.design.inputs), len(mapped.design.outputs))
+        ],
+    }  # fmt: skip
+
+
+def _port(design: Design, way: str, edge: Edge) -> Json:
+    stream = design.streams[edge.stream]
+    bus = stream.bus
+    return {
+        "name": f"{way}_{edge.port}", "value": edge.value, "tdata_bits": tdata_width(bus), "elements": bus.lanes,
+        "bits": bus.width, "signed": bus.signed, "beats": stream.beats,
+    }  # fmt: skip
+
+
+def _owners(graph: Graph) -> dict[str, list[str]]:
+    """For each layer the values that belong to it: itself, and the requantizers and views behind it."""
+    owner: dict[str, str] = {}
+    for node in graph:
+        listed = isinstance(node, LAYERS) or not node.inputs
+        owner[node.name] = node.name if listed else owner[node.inputs[0]]
+    owned: dict[str, list[str]] = {node.name: [] for node in graph}
+    for value, layer in owner.items():
+        owned[layer].append(value)
+    return owned
+
+
+def _stored(graph: Graph, mapped: Mapped) -> Json:
+    """Bits in weight memories, schedules included, and what of 32-bit floats they are."""
+    bits: dict[str, int] = {}
+    for instance in mapped.design.instances:
+        if "weights" in instance.block.memories:
+            bits[instance.layer] = sum(m.depth * m.width for m in instance.block.memories.values())
+    counts = {n: p.layer.weights.size for n, p in mapped.plans.items()}
+    few = [n for n, p in mapped.plans.items() if p.layer.width <= TERNARY_BITS]
+    total, count = sum(bits.values()), sum(counts.values())
+    few_bits, few_count = sum(bits[n] for n in few), sum(counts[n] for n in few)
+    return {
+        "bits_stored": total,
+        "compression_whole_model": FLOAT_BITS * count / total if total else None,
+        "compression_compressed_layers": FLOAT_BITS * few_count / few_bits if few_bits else None,
+    }
+
+
 def with_verification(report: Json, found: Verification) -> Json:
     """The report with the results of a verification."""
     exactness = dict(report["exactness"])
@@ -183,9 +223,13 @@ def with_verification(report: Json, found: Verification) -> Json:
         exactness["verdict"] = "untested"  # what was said is refuted by these frames
     elif exactness["verdict"] != "proved":
         exactness["verdict"] = "tested"
+    performance = dict(report["performance"])
+    if found.latency is not None and found.stall == "none":
+        performance |= {"ii_cycles_simulated": found.interval, "latency_cycles_simulated": found.latency}
     return {
         **report,
         "exactness": exactness,
+        "performance": performance,
         "verification": {
             **dict.fromkeys(VERIFICATION),
             "simulator": found.simulator,
@@ -193,7 +237,7 @@ def with_verification(report: Json, found: Verification) -> Json:
             "mismatches": found.mismatches,
             "reference": found.reference,
             "differences_other_reference": found.differences_other_reference,
-            "stall": None,
+            "stall": found.stall,
             "accuracy": found.accuracy,
             "accuracy_reference": found.accuracy_reference,
             "agreement": found.agreement,

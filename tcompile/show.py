@@ -9,39 +9,52 @@ from typing import Any
 
 from tcompile.console import Screen
 from tcompile.errors import printable
-from tcompile.pipeline import Compiled, node_rows
+from tcompile.mapping.plan import Plan
+from tcompile.pipeline import Built, Compiled, node_rows
 from tcompile.verify import Verification
 
-__all__ = ["show_build", "show_check", "show_verification"]
+__all__ = ["show_build", "show_check", "show_layers", "show_verification"]
 
 Report = Mapping[str, Any]
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
 COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
-LAYER_COLUMNS = ("layer", "op", "MH", "MW", "positions", "tiles", "kept", "additions", "of dense")
+LAYER_COLUMNS = ("layer", "op", "MH", "MW", "PE", "SIMD", "cycles", "tiles", "kept", "additions", "of dense")
+PLAN_COLUMNS = ("layer", "MH", "MW", "PE", "SIMD", "form", "cycles", "tiles", "kept")
 
 
-def show_check(screen: Screen, compiled: Compiled, *, explain: bool = False) -> None:
-    """What becomes of each node."""
+def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *, explain: bool = False) -> None:
+    """What becomes of each node, and of each layer with weights."""
     rows = node_rows(compiled)
     report = compiled.report
     if screen.as_json:
-        screen.json(
-            {"model": report["model"], "nodes": rows, "exactness": report["exactness"], "notes": report["notes"]}
-        )
+        keys = {key: report[key] for key in ("model", "exactness", "notes")}
+        screen.json({**keys, "nodes": rows, "layers": [_plan(p) for p in plans.values()]})
         return
     shown = [[_short(r["node"]), r["operator"], r["where"], r["becomes"], r["bits"], r["exactness"]] for r in rows]
     screen.table(f"{_short(report['model']['file'])} ({report['model']['format']})", NODE_COLUMNS, shown)
+    if plans:
+        cells = [[_short(str(p["name"])), *list(p.values())[1:]] for p in map(_plan, plans.values())]
+        screen.table("layers with weights", PLAN_COLUMNS, cells)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
 
 
-def show_build(screen: Screen, compiled: Compiled, directory: Path, *, explain: bool = False) -> None:
+def _plan(plan: Plan) -> dict[str, object]:
+    """A plan as a row; cycles are those of the layer alone, per frame."""
+    layer, fold = plan.layer, plan.fold
+    return {
+        "name": plan.label, "MH": layer.MH, "MW": layer.MW, "PE": fold.pe, "SIMD": fold.simd, "form": fold.form,
+        "cycles": plan.cycles, "tiles": plan.tiles, "tiles_kept": plan.kept,
+    }  # fmt: skip
+
+
+def show_build(screen: Screen, built: Built, directory: Path, *, explain: bool = False) -> None:
     """What was built."""
-    report = compiled.report
+    report = built.report
     if screen.as_json:
         screen.json(report)
         return
-    layers(screen, report)
+    show_layers(screen, report)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
     if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
@@ -54,22 +67,30 @@ def show_build(screen: Screen, compiled: Compiled, directory: Path, *, explain: 
     screen.say(f"wrote {printable(name)}; next: tcompile verify {again} --inputs X.npz")
 
 
-def layers(screen: Screen, report: Report) -> None:
-    """Layers with their tiles and additions."""
+def show_layers(screen: Screen, report: Report) -> None:
+    """Layers with their lanes, cycles, tiles and additions, and what comes of them."""
     rows = [
         [
-            _short(r["name"]), r["op"], r["MH"], r["MW"], r["positions"], r["tiles"], r["tiles_kept"], r["additions_done"],
+            _short(r["name"]), r["op"], r["MH"], r["MW"], r["PE"], r["SIMD"], r["cycles_predicted"], r["tiles"], r["tiles_kept"],
+            r["additions_done"],
             f"{r['additions_done'] / r['additions_dense']:.0%}" if r["additions_dense"] else None,
         ]
         for r in report["layers"]
     ]  # fmt: skip
     screen.table(f"{_short(report['model']['file'])} ({report['model']['format']})", LAYER_COLUMNS, rows)
-    weights = report["weights"]
+    weights, speed = report["weights"], report["performance"]
     if weights["count"]:
+        lanes = sum(r["PE"] * r["SIMD"] for r in report["layers"] if r["PE"])
+        done, dense = (sum(r[f"additions_{k}"] or 0 for r in report["layers"]) for k in ("done", "dense"))
         screen.say(
             f"weights: {weights['count']}, {weights['nonzero'] / weights['count']:.0%} not zero, {weights['bits_stored']} bits"
-            f" stored ({weights['compression_whole_model']:.1f}x smaller than 32-bit floats, tile map included)"
+            f" stored ({weights['compression_whole_model']:.1f}x smaller than 32-bit floats, schedules included)"
         )
+        screen.say(f"additions: {done} per frame, {done / dense:.0%} of dense; {lanes} lanes")
+    screen.say(
+        f"cycles: a frame every {speed['ii_cycles']}, the first after {speed['latency_cycles']};"
+        f" {speed['fps']:,.0f} frames per second at {speed['clock_mhz']:g} MHz"
+    )
 
 
 def _exactness(screen: Screen, report: Report) -> None:
@@ -111,6 +132,8 @@ def show_verification(screen: Screen, report: Report, found: Verification) -> No
         f"final outputs behind the host's part are bit-equal to onnxruntime's on {found.identical_outputs} of {found.samples} {word}"
     )
     _other_reference(screen, found)
+    if found.latency is not None:
+        _cycles(screen, report, found)
     for d in found.located:
         screen.say(
             f"  differs: {_short(d.node)} {list(d.position)} in frame {d.frame}: {d.accelerator}, reference {d.reference};"
@@ -122,6 +145,21 @@ def show_verification(screen: Screen, report: Report, found: Verification) -> No
         )
     for note in found.notes:
         screen.note(note)
+
+
+def _cycles(screen: Screen, report: Report, found: Verification) -> None:
+    """Cycles of the simulation beside the predicted ones."""
+    if found.stall != "none":
+        screen.say(f"simulated by {found.simulator} with random pauses ({found.stall})")
+        return
+    speed = report["performance"]
+    pairs = [("latency", found.latency, speed["latency_cycles"]), ("interval", found.interval, speed["ii_cycles"])]
+    told = ", ".join(
+        f"{name} {mine} cycles ({'as predicted' if mine == said else f'predicted {said}'})"
+        for name, mine, said in pairs
+        if mine is not None
+    )
+    screen.say(f"simulated by {found.simulator}: {told}")
 
 
 def _other_reference(screen: Screen, found: Verification) -> None:

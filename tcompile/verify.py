@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -15,9 +16,12 @@ from tcompile.ir.integer import Input
 from tcompile.ir.interpret import interpret
 from tcompile.reference import Mode, Session, Wanted, Watch
 
-__all__ = ["Difference", "Network", "Verification", "frames_of", "input_types", "labels_of", "random_inputs", "verify"]
+__all__ = [
+    "Computed", "Difference", "Interpreter", "Machine", "Network", "Verification", "frames_of", "input_types", "labels_of",
+    "random_inputs", "verify",
+]  # fmt: skip
 
-LOCATED = 64  # frames with differences that are run again to find the layer
+LOCATED = 8  # frames with differences that are run again to find the layer
 Progress = Callable[[str, int, int], None]
 
 
@@ -32,6 +36,63 @@ class Network:
     mode: Mode
     outputs: tuple[Port, ...]
     probes: tuple[Port, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """What a machine computed.
+
+    Parameters
+    ----------
+    integers : mapping of str to ndarray (frames, *shape)
+        Integers by value of the network.
+    latency : int or None
+        Cycles from the first input beat to the first frame's last output beat; None where there are no cycles.
+    ends : tuple of int
+        Cycle of the last output beat of each frame.
+    """
+
+    integers: Mapping[str, np.ndarray]
+    latency: int | None = None
+    ends: tuple[int, ...] = ()
+
+    @property
+    def interval(self) -> int | None:
+        """Cycles between the last output beats of the third and the fourth frame; None for fewer frames."""
+        return self.ends[3] - self.ends[2] if len(self.ends) > 3 else None
+
+
+class Machine(Protocol):
+    """What computes an integer network: the interpreter, or hardware in a simulator."""
+
+    @property
+    def name(self) -> str:
+        """Name of the simulator."""
+
+    @property
+    def stall(self) -> str:
+        """``none`` or ``random:SEED``."""
+
+    def run(self, codes: Mapping[str, np.ndarray], progress: Callable[[int], None]) -> Computed:
+        """Outputs for frames of integers by input value."""
+
+    def probe(self, codes: Mapping[str, np.ndarray], values: Collection[str]) -> Mapping[str, np.ndarray]:
+        """Inner values for a few frames; those that the machine cannot show are left out."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The integer network itself, in numpy."""
+
+    graph: Graph
+    name: str = "model"
+    stall: str = "none"
+
+    def run(self, codes: Mapping[str, np.ndarray], progress: Callable[[int], None]) -> Computed:
+        return Computed(interpret(self.graph, codes, progress=progress))
+
+    def probe(self, codes: Mapping[str, np.ndarray], values: Collection[str]) -> Mapping[str, np.ndarray]:
+        return interpret(self.graph, codes, keep=lambda n: n.name in values)
 
 
 @dataclass(frozen=True)
@@ -57,6 +118,8 @@ class Verification:
 
     Parameters
     ----------
+    simulator, reference : str
+        What computed the integers, and what they were compared with.
     samples : int
         Frames.
     integers : int
@@ -71,6 +134,10 @@ class Verification:
         Frames whose final outputs (behind the host's part) are bit-equal to onnxruntime's on the whole file.
     accuracy, accuracy_reference, agreement : float or None
         Shares of frames, where the final output has classes.
+    stall : str
+        ``none`` or ``random:SEED``.
+    latency, interval, ends
+        Cycles, as in `Computed`.
     """
 
     simulator: str
@@ -86,6 +153,10 @@ class Verification:
     accuracy_reference: float | None = None
     agreement: float | None = None
     notes: tuple[str, ...] = field(default=())
+    stall: str = "none"
+    latency: int | None = None
+    interval: int | None = None
+    ends: tuple[int, ...] = ()
 
 
 def random_inputs(network: Network, samples: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -228,10 +299,11 @@ def verify(
     frames: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
     *,
+    machine: Machine | None = None,
     other: bool = True,
     progress: Progress | None = None,
 ) -> Verification:
-    """Compare the interpreter's integers with onnxruntime's on every frame.
+    """Compare a machine's integers with onnxruntime's on every frame.
 
     Parameters
     ----------
@@ -241,6 +313,8 @@ def verify(
         Inputs by the file's names.
     labels : int array (N,), optional
         Classes, for accuracy.
+    machine : Machine, optional
+        What computes the integers; the interpreter if left out.
     other : bool
         Whether to run the other reference too.
     """
@@ -249,7 +323,9 @@ def verify(
     before = Session(network.pre)
     made = before.frames({i: frames[i] for i in before.inputs}, progress=lambda k: tell("host", k, count))
     codes = dict(zip((n.name for n in network.graph if isinstance(n, Input)), made.values(), strict=True))
-    integers = interpret(network.graph, codes, progress=lambda k: tell("accelerator", k, count))
+    machine = machine or Interpreter(network.graph)
+    computed = machine.run(codes, lambda k: tell(machine.name, k, count))
+    integers = computed.integers
     wanted = [_wanted(p) for p in network.outputs]
     watch = Watch(network.reference, network.mode, wanted)
     final, tensors = watch.frames(frames, progress=lambda k: tell(network.mode, k, count))
@@ -265,11 +341,12 @@ def verify(
         notes.append(f"onnxruntime's defaults do not load the host's last part by itself; it ran {behind.mode}")
     same = np.array([_frames_equal(mine, theirs, k) for k in range(count)])
     mismatches = int(sum(u.sum() for u in unequal.values())) + (int((~same).sum()) if missing else 0)
-    located = _locate(network, network.mode, frames, unequal, codes)
-    different, located_other = _other(network, frames, integers, codes) if other else (None, ())
+    located = _locate(network, machine, network.mode, frames, unequal, codes)
+    different, located_other = _other(network, machine, frames, integers, codes) if other else (None, ())
     return Verification(
-        "model", network.mode, count, compared, mismatches, int(same.sum()), different, located, located_other,
-        **_accuracy(mine, theirs, labels), notes=tuple(notes),
+        machine.name, network.mode, count, compared, mismatches, int(same.sum()), different, located, located_other,
+        **_accuracy(mine, theirs, labels), notes=tuple(notes), stall=machine.stall,
+        latency=computed.latency, interval=computed.interval, ends=computed.ends,
     )  # fmt: skip
 
 
@@ -308,6 +385,7 @@ def _compare(
 
 def _other(
     network: Network,
+    machine: Machine,
     frames: Mapping[str, np.ndarray],
     integers: Mapping[str, np.ndarray],
     codes: Mapping[str, np.ndarray],
@@ -321,11 +399,12 @@ def _other(
     except ModelError:  # onnxruntime cannot run this one; the chosen reference has run
         return None, ()
     unequal, _ = _compare(network.outputs, integers, tensors)
-    return int(sum(u.sum() for u in unequal.values())), _locate(network, mode, frames, unequal, codes)
+    return int(sum(u.sum() for u in unequal.values())), _locate(network, machine, mode, frames, unequal, codes)
 
 
 def _locate(
     network: Network,
+    machine: Machine,
     mode: Mode,
     frames: Mapping[str, np.ndarray],
     unequal: Mapping[str, np.ndarray],
@@ -336,7 +415,7 @@ def _locate(
     if not len(bad):
         return ()
     names = {p.value for p in network.probes}
-    values = interpret(network.graph, {k: v[bad] for k, v in codes.items()}, keep=lambda n: n.name in names)
+    values = machine.probe({k: v[bad] for k, v in codes.items()}, names)
     watch = Watch(network.reference, mode, [_wanted(p) for p in network.probes])
     _, tensors = watch.frames({k: v[bad] for k, v in frames.items()})
     found = []

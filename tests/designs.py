@@ -74,7 +74,10 @@ class _Adder(wiring.Component):
             self.i.ready.eq(queue.may),
             queue.take.eq(self.i.valid & queue.may),
             queue.data.eq(
-                Cat((beat.word_select(k, bus.width) + self.terms_data.word_select(k, bus.width))[: bus.width] for k in range(bus.lanes))
+                Cat(
+                    (beat.word_select(k, bus.width) + self.terms_data.word_select(k, bus.width))[: bus.width]
+                    for k in range(bus.lanes)
+                )
             ),
         ]
         m.d.sync += [queue.push.eq(queue.take), beat.eq(self.i.payload)]
@@ -105,14 +108,16 @@ def design(
             Instance("give", AxisOut(bus, beats), ("d",), ()),
         ),
         streams,
-        (Edge(0, "a"),),
-        (Edge(0, "d"),),
+        (Edge(0, "a", "x", layout),),
+        (Edge(0, "d", "z", layout),),
     )
 
 
 def inputs(frames: int, seed: int = 0, bus: Bus = BUS, layout: Layout = LAYOUT) -> np.ndarray:
     """Random beats of some frames, zeros beyond the channels."""
     low = -(1 << (bus.width - 1)) if bus.signed else 0
+    if not frames:
+        return np.zeros((0, bus.lanes), np.int64)
     values = np.random.default_rng(seed).integers(low, low + (1 << bus.width), (frames, *layout.shape))
     return layout.to_beats(values, bus)
 

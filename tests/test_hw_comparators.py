@@ -32,7 +32,7 @@ def thresholds(seed: int, channels: int, levels: int, *, counting: bool) -> requ
     return requantizers.Comparators(tuple(rows), tuple(values))
 
 
-def run(wanted, /, *, lanes, channels, signed=True, name=None, first=(), stalls=None, beats_of=8, **changes):
+def run(wanted, /, *, lanes, channels, signed=True, stalls=None, beats_of=8, **changes):
     """Gateware = model = form = timing; gives the run."""
     rows = [list(map(int, row)) for row in wanted.thresholds]
     values = [list(map(int, row)) for row in wanted.values]

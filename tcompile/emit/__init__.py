@@ -1,1 +1,43 @@
 """Files of a build directory made from a design: Verilog, memories, benches, what the host needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tcompile.emit.bench import sim_files
+from tcompile.emit.host import host_files
+from tcompile.emit.top import rtl_files
+from tcompile.mapping.design import Design, Edge
+from tcompile.simulate.interface import Interface
+
+__all__ = ["emit"]
+
+
+def emit(design: Design, golden: Mapping[str, np.ndarray], *, patience: int | None = None) -> dict[str, bytes]:
+    """All files of ``rtl``, ``sim`` and ``host`` that follow from a design, by relative path.
+
+    The same design and frames give the same bytes.
+
+    Parameters
+    ----------
+    design : Design
+    golden : mapping of str to ndarray
+        Integer frames (N, *shape) by name of the AXI4-Stream port (``s_axis_0``, ``m_axis_0``), inputs and outputs.
+    patience : int, optional
+        Cycles without a transfer at any port after which a simulation is over; must exceed latency and interval.
+
+    Raises
+    ------
+    ToolError
+        The yosys package is missing or failed.
+    """
+    interface = Interface.of(design, patience)
+    inputs = [_beats(design, e, golden[f"s_axis_{e.port}"]) for e in design.inputs]
+    outputs = [_beats(design, e, golden[f"m_axis_{e.port}"]) for e in design.outputs]
+    return {**rtl_files(design), **sim_files(interface, inputs, outputs), **host_files(design, golden)}
+
+
+def _beats(design: Design, edge: Edge, frames: np.ndarray) -> np.ndarray:
+    return edge.layout.to_beats(frames, design.streams[edge.stream].bus)

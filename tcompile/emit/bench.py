@@ -21,6 +21,7 @@ class _Port:
     bytes: int
     beats: int
     lanes: int
+    channels: int
     width: int
     signed: str
 
@@ -80,7 +81,9 @@ def _bench(interface: Interface) -> _Bench:
 
 def _port(link: Link) -> _Port:
     bus = link.bus
-    return _Port(link.name, beat_bytes(bus), link.beats, bus.lanes, bus.width, "true" if bus.signed else "false")
+    return _Port(
+        link.name, beat_bytes(bus), link.beats, bus.lanes, link.channels, bus.width, "true" if bus.signed else "false"
+    )
 
 
 def _member(top: str, stream: str) -> str:

@@ -64,10 +64,23 @@ class Instance:
 
 @dataclass(frozen=True)
 class Edge:
-    """Where a stream meets the outside: AXI4-Stream port number `port`, ``s_axis_<port>`` or ``m_axis_<port>``."""
+    """Where a stream meets the outside.
+
+    Parameters
+    ----------
+    port : int
+        Number of the AXI4-Stream port, ``s_axis_<port>`` or ``m_axis_<port>``.
+    stream : str
+    value : str
+        Input or output of the integer network.
+    layout : Layout
+        How its elements travel.
+    """
 
     port: int
     stream: str
+    value: str
+    layout: Layout = field(compare=False)
 
 
 @dataclass(frozen=True)

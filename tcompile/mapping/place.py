@@ -117,7 +117,7 @@ class _Placer:
         for port, value in enumerate(self.graph.outputs):
             stream = self.take(value)
             self.add(AxisOut(stream.bus, stream.beats), [stream], self.graph[value], f"m_axis_{port}")
-            outputs.append(Edge(port, stream.name))
+            outputs.append(Edge(port, stream.name, value, self.layouts[value]))
         return Design("tcompile_top", tuple(self.instances), self.streams, tuple(self.inputs), tuple(outputs))
 
     # --- streams -----------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class _Placer:
         bus = bus_of(node.type, self.wanted(node.name))
         beats = layout.beats(bus.lanes)
         stream = self.add(AxisIn(bus, beats), [], node, f"s_axis_{port}", [beats], layout)[0]
-        self.inputs.append(Edge(port, stream.name))
+        self.inputs.append(Edge(port, stream.name, node.name, layout))
         self.give(node, stream)
 
     @put.register(I.Conv)

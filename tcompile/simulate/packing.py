@@ -32,7 +32,11 @@ def from_bytes(data: bytes, bus: Bus) -> Beats:
     """Beats (N, lanes) from N times `beat_bytes` bytes; elements of signed streams are two's complement."""
     size = beat_bytes(bus)
     if bus.width in (8, 16, 32):
-        return np.frombuffer(data, f"<{'i' if bus.signed else 'u'}{bus.width // 8}").astype(np.int64).reshape(-1, bus.lanes)
+        return (
+            np.frombuffer(data, f"<{'i' if bus.signed else 'u'}{bus.width // 8}")
+            .astype(np.int64)
+            .reshape(-1, bus.lanes)
+        )
     octets = np.frombuffer(data, np.uint8).reshape(-1, size)
     weights = np.int64(1) << np.arange(bus.width, dtype=np.int64)
     if bus.signed:

@@ -1,0 +1,228 @@
+"""The build directory: which files it has, and how they are read back."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from tcompile.bundle import Bundle
+from tcompile.emit import emit
+from tcompile.errors import InternalError, Problem, UsageError, printable
+from tcompile.hosts import Port
+from tcompile.ir.graph import Graph, IntType
+from tcompile.ir.integer import Input
+from tcompile.ir.interpret import interpret
+from tcompile.ir.legality import check as check_legal
+from tcompile.ir.text import dump, parse
+from tcompile.mapping.design import Design
+from tcompile.mapping.network import Mapped
+from tcompile.mapping.place import Recipe, place
+from tcompile.page import page
+from tcompile.report import dump as dump_report
+from tcompile.verify import Network
+from tcompile.version import __version__
+
+__all__ = ["Directory", "contents", "read_build"]
+
+Json = Mapping[str, Any]
+DAMAGES = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, DecodeError, zlib.error)
+PATIENCE = 4  # times what four frames take without stalls: so long a silence is a standstill
+GOLDEN = 4  # frames of random codes in sim/golden: the first from which an interval can be seen
+
+
+@dataclass(frozen=True, eq=False)
+class Directory:
+    """What a build directory says.
+
+    Parameters
+    ----------
+    path : Path
+    network : Network
+    recipe : Recipe
+        What makes the design of the network.
+    report : dict
+        Content of ``report.json``.
+    """
+
+    path: Path
+    network: Network
+    recipe: Recipe
+    report: dict[str, Any]
+
+    def design(self) -> Design:
+        """The design that was built."""
+        return place(self.network.graph, self.recipe)
+
+
+def contents(network: Network, tensors: Mapping[str, str], mapped: Mapped, report: Json) -> Bundle:
+    """The files of a build directory.
+
+    Parameters
+    ----------
+    tensors : mapping of str to str
+        For each input value the ONNX tensor that the host sends as it.
+    """
+    ports = {
+        "inputs": [{"value": value, "tensor": tensor} for value, tensor in tensors.items()],
+        "outputs": [p.to_json() for p in network.outputs],
+        "probes": [p.to_json() for p in network.probes],
+        "reference": network.mode,
+    }
+    return Bundle(
+        {
+            "report.json": dump_report(dict(report)),
+            "report.html": page(report),
+            "network.ir": dump(network.graph).encode(),
+            "mapping.json": _json(mapped.recipe.to_json()),
+            "model.lowered.onnx": _bytes(network.reference),
+            "host/host_pre.onnx": _bytes(network.pre),
+            "host/host_post.onnx": _bytes(network.post),
+            "host/ports.json": _json(ports),
+            "README.md": _readme(report).encode(),
+            **hardware(network.graph, mapped),
+        }
+    )
+
+
+def hardware(graph: Graph, mapped: Mapped) -> dict[str, bytes]:
+    """Verilog, memories, benches with golden frames, packers."""
+    generator = np.random.default_rng(0)
+    codes = {n.name: _codes(generator, n.type) for n in graph.all(Input)}
+    values = {**codes, **interpret(graph, codes)}
+    golden = {f"s_axis_{e.port}": values[e.value] for e in mapped.design.inputs}
+    golden |= {f"m_axis_{e.port}": values[e.value] for e in mapped.design.outputs}
+    return emit(mapped.design, golden, patience=PATIENCE * mapped.cycles.ends[-1])
+
+
+def _codes(generator: np.random.Generator, kind: object) -> np.ndarray:
+    assert isinstance(kind, IntType)
+    return generator.integers(kind.lo, kind.hi, (GOLDEN, *kind.shape), endpoint=True)
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _readme(report: Json) -> str:
+    exact, speed = report["exactness"], report["performance"]
+    return "\n".join(
+        [
+            "# An accelerator in Verilog",
+            "",
+            f"Built by tcompile {report['tools']['tcompile']}. Reference: onnxruntime, {exact['reference']}.",
+            f"Equality {exact['verdict']}, {exact['steps_at_risk']} of {exact['steps']} steps at risk.",
+            f"A frame every {speed['ii_cycles']} cycles, the first after {speed['latency_cycles']}.",
+            "",
+            "| file | what |",
+            "|---|---|",
+            "| rtl/ | plain Verilog: tcompile_top.v, one file per kind of block, contents of memories (.mem) |",
+            "| sim/ | `make -C sim` runs the golden frames in Verilator, `make -C sim cocotb` in cocotb |",
+            "| host/ | host_pre.onnx (model inputs to codes), host_post.onnx (integers to model outputs), packers, stream layout |",
+            "| host/ports.json | which tensor each port carries, scales included |",
+            "| report.html | what was built, as a page; report.json is the same as data |",
+            "| network.ir, mapping.json | the integer network as text, and its folding |",
+            "| model.lowered.onnx | what onnxruntime runs as the reference |",
+            "",
+            "Next: `tcompile verify DIR --inputs X.npz`",
+            "",
+        ]
+    )
+
+
+def read_build(directory: Path) -> Directory:
+    """Read a build directory back.
+
+    Raises
+    ------
+    UsageError
+        It is no build directory, or is damaged or of another version.
+    """
+    name = printable(str(directory))
+    try:
+        report = json.loads((directory / "report.json").read_text())
+        layout = json.loads((directory / "host/ports.json").read_text())
+        if report.get("schema") != 1:
+            raise UsageError(
+                Problem(
+                    "build-version", f"{name} must be of schema 1, not {report.get('schema')!r}", hint="build it again"
+                )
+            )
+        _check_keys(report)
+        _check_version(report, name)
+        recipe = Recipe.from_json(json.loads((directory / "mapping.json").read_text()))
+        network = Network(
+            parse((directory / "network.ir").read_text()),
+            onnx.load(directory / "host/host_pre.onnx", load_external_data=False),
+            onnx.load(directory / "host/host_post.onnx", load_external_data=False),
+            onnx.load(directory / "model.lowered.onnx", load_external_data=False),
+            layout["reference"],
+            tuple(Port.from_json(p) for p in layout["outputs"]),
+            tuple(Port.from_json(p) for p in layout["probes"]),
+        )
+    except FileNotFoundError as error:
+        message = f"{name} must be a build directory, and has no {printable(Path(str(error.filename)).name)}"
+        raise UsageError(Problem("no-build", message, hint="tcompile build MODEL.onnx -o DIR")) from error
+    except NotADirectoryError as error:
+        raise UsageError(
+            Problem("no-build", f"{name} must be a directory", hint="tcompile build MODEL.onnx -o DIR")
+        ) from error
+    except DAMAGES as error:
+        raise _damaged(directory, str(error)) from error
+    _check_network(network, directory)
+    return Directory(directory, network, recipe, report)
+
+
+def _damaged(directory: Path, reason: str) -> UsageError:
+    shown = printable(" ".join(reason.split())[:200])[1:-1]
+    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
+
+
+def _check_keys(report: dict[str, Any]) -> None:
+    missing = sorted({"model", "exactness", "verification", "weights", "layers", "tools"} - set(report))
+    if missing or "verdict" not in report["exactness"]:
+        raise ValueError(f"report.json has no {', '.join(missing) or 'verdict'}")
+
+
+def _check_version(report: dict[str, Any], name: str) -> None:
+    built = report["tools"].get("tcompile")
+    if built != __version__:
+        message = f"{name} was built by tcompile {printable(str(built))[1:-1]}, and this is {__version__}"
+        raise UsageError(Problem("build-version", message, hint="build it again"))
+
+
+def _check_network(network: Network, directory: Path) -> None:
+    """The files of a build directory must fit each other."""
+    try:
+        check_legal(network.graph)
+    except InternalError as error:
+        raise _damaged(directory, f"network.ir: {error}") from error
+    values = {n.name for n in network.graph}
+    entries = sum(isinstance(n, Input) for n in network.graph)
+    wrong = [
+        ("host/ports.json names values that network.ir has not", {p.value for p in network.outputs} - values),
+        ("host/ports.json names values that network.ir has not", {p.value for p in network.probes} - values),
+        ("host/ports.json names an unknown reference", network.mode not in ("plain", "fused")),
+        ("network.ir is not at the integer level", network.graph.level != "integer"),
+        ("host/host_pre.onnx does not fit network.ir", len(network.pre.graph.output) != entries),
+        ("host/host_post.onnx does not fit host/ports.json", len(network.post.graph.input) != len(network.outputs)),
+    ]
+    given = {i.name for i in network.reference.graph.input}
+    wrong += [
+        ("model.lowered.onnx has no inputs", not given),
+        ("host/host_pre.onnx does not fit model.lowered.onnx", {i.name for i in network.pre.graph.input} - given),
+    ]
+    for reason, holds in wrong:
+        if holds:
+            raise _damaged(directory, reason)
