@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tcompile.templates import template_folder
@@ -92,7 +92,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fact:
-    """A labelled value with remarks; `lead` marks what an eye should find first."""
+    """A labelled value with its unit and remarks."""
 
     label: str
     cell: Cell
@@ -316,19 +316,23 @@ def _figure(value: Any) -> Cell:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _text(value)
     whole = isinstance(value, int) or value.is_integer() or abs(value) >= 1000
-    return Cell(f"{value:,.0f}" if whole else f"{value:.4g}", repr(value))
+    return _number(f"{value:,.0f}" if whole else f"{value:.4g}", value)
+
+
+def _number(text: str, value: float) -> Cell:
+    return Cell(text.replace("-", "−"), repr(value))
 
 
 def _percent(value: Any) -> Cell:
-    return Cell(f"{value:.2%}", repr(value)) if isinstance(value, (int, float)) else NONE
+    return NONE if value is None else _number(f"{value:.2%}", value)
 
 
 def _times(value: Any) -> Cell:
-    return Cell(f"{value:,.1f}×", repr(value)) if isinstance(value, (int, float)) else NONE
+    return NONE if value is None else _number(f"{value:,.1f}×", value)
 
 
 def _small(value: Any) -> Cell:
-    return Cell(f"{value:.2g}", repr(value)) if isinstance(value, (int, float)) else NONE
+    return NONE if value is None else _number(f"{value:.2g}", value)
 
 
 def _offset(value: Any) -> Cell:
@@ -419,342 +423,7 @@ TOOLS = (Column("Tool", "tool", _text), Column("Version", "version", _text))
 
 def _table(caption: str, columns: Sequence[Column], rows: Sequence[Row], total: str = "") -> Table:
     foot: tuple[Cell, ...] = ()
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A labelled value with remarks; `lead` marks what an eye should find first."""
-
-    label: str
-    cell: Cell
-    unit: str = ""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Box:
-    """A layer in the picture, with its place and size in pixels; `fill` is the length of its bar."""
-
-    x: int
-    y: int
-    name: Cell
-    kind: str
-    matrix: str
-    lanes: str
-    planes: str
-    cycles: Cell
-    fill: float
-    bottleneck: bool
-    nodes: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The layers in order and the arrows between them."""
-
-    label: str
-    width: int
-    height: int
-    boxes: tuple[Box, ...]
-    links: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar: `share` of the full length, between 0 and 1."""
-
-    y: int
-    name: Cell
-    share: float
-    text: str
-    marked: bool
-
-
-@dataclass(frozen=True)
-class Bars:
-    """A bar for each layer."""
-
-    title: str
-    label: str
-    width: int
-    height: int
-    track: bool
-    bars: tuple[Bar, ...]
-
-
-@dataclass(frozen=True)
-class Passage:
-    """What a pass did."""
-
-    name: Cell
-    changed: Cell
-    notes: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Context:
-    """All that the template knows."""
-
-    title: str
-    model: Cell
-    format: Cell
-    sha256: Cell
-    version: Cell
-    verdict: str
-    tone: str
-    reference: Cell
-    sentences: tuple[str, ...]
-    cards: tuple[Fact, ...]
-    picture: Picture
-    charts: tuple[Bars, ...]
-    layers: Table
-    weights: tuple[Fact, ...]
-    exactness: tuple[Fact, ...]
-    certificate: tuple[Table, ...]
-    doubts: tuple[Cell, ...]
-    verified: bool
-    verification: tuple[Fact, ...]
-    differences: tuple[Table, ...]
-    verification_notes: tuple[Cell, ...]
-    synthesis: tuple[Fact, ...]
-    passes: tuple[Passage, ...]
-    notes: tuple[Cell, ...]
-    interface: tuple[Table, ...]
-    tools: Table
-    commands: tuple[Fact, ...]
-
-
-def page(report: Row) -> bytes:
-    """The page of a report; equal reports give equal bytes.
-
-    Parameters
-    ----------
-    report : mapping
-        Content of ``report.json``; what is missing is shown like ``null``, by a dash.
-    """
-    context = _context(report)
-    values = {field.name: getattr(context, field.name) for field in fields(context)}
-    return _environment().get_template("report.html.j2").render(values).encode()
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(template_folder()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
-
-
-def _context(report: Row) -> Context:
-    layers, verification, exactness = _rows(report, "layers"), _part(report, "verification"), _part(report, "exactness")
-    model, tools, verdict = _part(report, "model"), _part(report, "tools"), _verdict(report)
-    name = _text(model.get("file"))
-    return Context(
-        title=name.text,
-        model=name,
-        format=_text(model.get("format")),
-        sha256=_text(model.get("sha256")),
-        version=_text(tools.get("tcompile")),
-        verdict=verdict,
-        tone=TONES.get(verdict, "open"),
-        reference=_text(exactness.get("reference")),
-        sentences=_sentences(report),
-        cards=_cards(report),
-        picture=_picture(layers),
-        charts=tuple(c for c in (_cycle_bars(layers), *_share_bars(layers)) if c.bars),
-        layers=_table("Layers, per frame", LAYERS, layers, "All layers"),
-        weights=_facts(_part(report, "weights"), WEIGHTS),
-        exactness=_facts(exactness, EXACTNESS),
-        certificate=_tables(
-            exactness,
-            ("layers", "Steps of the requantizers, by layer", CERTIFICATE),
-            ("risks", "Steps that a sum in another order could miss, the nearest first", RISKS),
-        ),
-        doubts=_texts(exactness.get("doubts")),
-        verified=verification.get("samples") is not None,
-        verification=_facts(verification, VERIFICATION),
-        differences=_tables(
-            verification,
-            ("located", "First differences from the reference", LOCATED),
-            ("located_other", "First differences from the other reference (not a failure)", LOCATED),
-        ),
-        verification_notes=_texts(verification.get("notes")),
-        synthesis=_facts(_part(report, "synthesis"), SYNTHESIS) if _part(report, "synthesis").get("flow") else (),
-        passes=tuple(
-            Passage(_text(p.get("name")), _truth(p.get("changed")), _texts(p.get("notes")))
-            for p in _rows(report, "passes")
-        ),
-        notes=_texts(report.get("notes")),
-        interface=_interface(report),
-        tools=_table("Versions", TOOLS, [{"tool": k, "version": v} for k, v in tools.items()]),
-        commands=_commands(report),
-    )
-
-
-# Values
-
-
-def _visible(text: str) -> str:
-    """A text in which nothing is hidden: what is not printable becomes an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _cells(character: str) -> int:
-    """Columns that a character takes in a fixed-width font."""
-    if unicodedata.category(character) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _cut(cell: Cell, columns: int) -> Cell:
-    """The same text in at most so many columns."""
-    text = cell.full or cell.text
-    if sum(map(_cells, text)) <= columns:
-        return replace(cell, text=text, full="")
-    taken, end = 0, 0
-    while taken + _cells(text[end]) < columns:
-        taken, end = taken + _cells(text[end]), end + 1
-    return replace(cell, text=text[:end] + "…", full=text)
-
-
-def _text(value: Any) -> Cell:
-    if value is None:
-        return NONE
-    text = _visible(str(value))
-    return _cut(Cell(text), LONGEST)
-
-
-def _prose(value: Any) -> Cell:
-    return NONE if value is None else Cell(_visible(str(value)))
-
-
-def _texts(values: Any) -> tuple[Cell, ...]:
-    return tuple(_prose(v) for v in values or ())
-
-
-def _truth(value: Any) -> Cell:
-    return {True: Cell("yes"), False: Cell("no")}.get(value, NONE)
-
-
-def _figure(value: Any) -> Cell:
-    """A count, or a number in four significant digits."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _text(value)
-    whole = isinstance(value, int) or value.is_integer() or abs(value) >= 1000
-    return Cell(f"{value:,.0f}" if whole else f"{value:.4g}", repr(value))
-
-
-def _percent(value: Any) -> Cell:
-    return Cell(f"{value:.2%}", repr(value)) if isinstance(value, (int, float)) else NONE
-
-
-def _times(value: Any) -> Cell:
-    return Cell(f"{value:,.1f}×", repr(value)) if isinstance(value, (int, float)) else NONE
-
-
-def _small(value: Any) -> Cell:
-    return Cell(f"{value:.2g}", repr(value)) if isinstance(value, (int, float)) else NONE
-
-
-def _offset(value: Any) -> Cell:
-    return Cell(f"0x{value:02X}", repr(value)) if isinstance(value, int) else _text(value)
-
-
-def _any(value: Any) -> Cell:
-    if isinstance(value, bool):
-        return _truth(value)
-    if isinstance(value, (list, tuple)):
-        return _text(", ".join(_any(v).text for v in value) or None)
-    return _figure(value)
-
-
-def _part(report: Row, key: str) -> Row:
-    return report.get(key) or {}
-
-
-def _rows(report: Row, key: str) -> Sequence[Row]:
-    return report.get(key) or []
-
-
-def _sum(rows: Sequence[Row], key: str) -> Any:
-    known = [r[key] for r in rows if r.get(key) is not None]
-    return sum(known) if known else None
-
-
-def _cycles(row: Row) -> Any:
-    """Cycles of a layer: counted, else predicted, else None."""
-    counted = row.get("cycles_simulated")
-    return row.get("cycles_predicted") if counted is None else counted
-
-
-# Tables
-
-LAYERS = (
-    Column("Layer", "name", _text),
-    Column("Op", "op", _text),
-    Column("Form", "form", _text),
-    Column("MH", "MH", _figure, "Matrix"),
-    Column("MW", "MW", _figure, "Matrix"),
-    Column("PE", "PE", _figure, "Lanes"),
-    Column("SIMD", "SIMD", _figure, "Lanes"),
-    Column("Planes", "planes", _figure),
-    Column("Kept", "tiles_kept", _figure, "Tiles", total=True),
-    Column("All", "tiles", _figure, "Tiles", total=True),
-    Column("Positions", "positions", _figure),
-    Column("Predicted", "cycles_predicted", _figure, "Cycles"),
-    Column("Simulated", "cycles_simulated", _figure, "Cycles"),
-    Column("Done", "additions_done", _figure, "Additions", total=True),
-    Column("Dense", "additions_dense", _figure, "Additions", total=True),
-    Column("LUT", "lut_estimate", _figure, "Estimate", total=True),
-    Column("FF", "ff_estimate", _figure, "Estimate", total=True),
-    Column("BRAM", "bram_estimate", _figure, "Estimate", total=True),
-)
-CERTIFICATE = (
-    Column("Layer", "layer", _text),
-    Column("Method", "method", _text),
-    Column("Steps", "steps", _figure, total=True),
-    Column("At risk", "at_risk", _figure, total=True),
-)
-RISKS = (
-    Column("Layer", "layer", _text),
-    Column("Channel", "channel", _figure),
-    Column("Sum", "accumulator", _figure),
-    Column("Codes", "codes", _any),
-    Column("Distance of the step", "margin", _small),
-    Column("Rounding reaches", "bound", _small),
-)
-LOCATED = (
-    Column("ONNX node", "node", _text),
-    Column("Value", "value", _text),
-    Column("Integers", "integers", _figure, "Differ"),
-    Column("Frames", "frames", _figure, "Differ"),
-    Column("Frame", "frame", _figure, "First"),
-    Column("Position", "position", _any, "First"),
-    Column("Accelerator", "accelerator", _figure, "First"),
-    Column("Reference", "reference", _figure, "First"),
-)
-REGISTERS = (
-    Column("Register", "name", _text),
-    Column("Offset", "offset", _offset),
-    Column("Access", "access", _text),
-    Column("Meaning", "description", _text),
-)
-TOOLS = (Column("Tool", "tool", _text), Column("Version", "version", _text))
-
-
-def _table(caption: str, columns: Sequence[Column], rows: Sequence[Row], total: str = "") -> Table:
-    groups: list[Head] = []
-    for name, members in groupby(columns, key=lambda c: c.group):
-        count = len(list(members))
-        groups += [Head(name, count)] if name else [Head("", 0)] * count
-    foot: tuple[Cell, ...] = ()
-    if total and len(rows) > 1:
+    if total and len(rows) > 1 and any(c.total for c in columns):
         sums = [_figure(_sum(rows, c.key)) if c.total else Cell("") for c in columns[1:]]
         foot = (Cell(total), *sums)
     body = tuple(tuple(c.show(r.get(c.key)) for c in columns) for r in rows)
@@ -844,9 +513,9 @@ def _sentences(report: Row) -> tuple[str, ...]:
     exact, verification = _part(report, "exactness"), _part(report, "verification")
     risk, steps = _figure(exact.get("steps_at_risk")).text, _figure(exact.get("steps")).text
     proofs = {
-        "proved": f"Every integer equals onnxruntime's, for every input: {risk} of {steps} steps are at risk.",
+        "proved": f"The integers are proved equal to onnxruntime's: {risk} of {steps} steps are at risk.",
         "tested": f"Equal on the frames below, not proved: {risk} of {steps} steps are at risk.",
-        "refuted": "The integers differ from onnxruntime's: see the first differences below.",
+        "refuted": "The integers differ from onnxruntime's; the first differences are listed below.",
     }
     first = proofs.get(_verdict(report), f"Neither proved nor compared yet: {risk} of {steps} steps are at risk.")
     if verification.get("samples") is None:
@@ -866,34 +535,57 @@ def _measured(part: Row, name: str) -> tuple[Cell, tuple[str, ...]]:
 
 
 def _cards(report: Row) -> tuple[Fact, ...]:
-    verification, performance, weights = (_part(report, k) for k in ("verification", "performance", "weights"))
-    layers = _rows(report, "layers")
+    return (*_speed_cards(report), *_size_cards(report))
+
+
+def _speed_cards(report: Row) -> tuple[Fact, ...]:
+    """Accuracy, throughput, interval, latency."""
+    verification, performance = _part(report, "verification"), _part(report, "performance")
+    clock = performance.get("clock_mhz")
+    at = "clock not known yet" if clock is None else f"at {_figure(clock).text} MHz"
+    interval, interval_notes = _measured(performance, "ii_cycles")
+    latency, latency_notes = _measured(performance, "latency_cycles")
+    if clock and latency.value:
+        latency_notes = (*latency_notes, f"{_time(float(latency.value) / clock)} {at}")
+    accuracy = _percent(verification.get("accuracy"))
+    theirs = (
+        f"reference {_percent(verification.get('accuracy_reference')).text}" if accuracy.value else "not measured yet"
+    )
+    return (
+        Fact("Accuracy", accuracy, notes=(theirs,)),
+        Fact("Throughput", _figure(performance.get("fps")), "frames/s", (at,)),
+        Fact("Interval between frames", interval, "cycles", interval_notes),
+        Fact("Latency", latency, "cycles", latency_notes),
+    )
+
+
+def _size_cards(report: Row) -> tuple[Fact, ...]:
+    """Lanes, additions, bits, and whether the integers are right."""
+    verification, weights, layers = _part(report, "verification"), _part(report, "weights"), _rows(report, "layers")
     linear = [r for r in layers if r.get("PE") is not None and r.get("SIMD") is not None]
     lanes = sum(r["PE"] * r["SIMD"] for r in linear) if linear else None
     done, dense = _sum(layers, "additions_done"), _sum(layers, "additions_dense")
-    interval, interval_notes = _measured(performance, "ii_cycles")
-    latency, latency_notes = _measured(performance, "latency_cycles")
-    clock, cycles = performance.get("clock_mhz"), latency.value and float(latency.value)
-    if clock and cycles:
-        latency_notes = (*latency_notes, f"{cycles / clock:,.4g} µs at {_figure(clock).text} MHz")
-    accuracy = ("reference " + _percent(verification.get("accuracy_reference")).text,)
-    measured = verification.get("accuracy") is not None
+    smaller, mismatches = weights.get("compression_whole_model"), verification.get("mismatches")
+    integers, frames = (_figure(verification.get(k)).text for k in ("integers", "samples"))
     return (
-        Fact("Accuracy", _percent(verification.get("accuracy")), "", accuracy if measured else ("not measured yet",)),
-        Fact("Throughput", _figure(performance.get("fps")), "frames/s", (f"at {_figure(clock).text} MHz",)),
-        Fact("Interval", interval, "cycles per frame", interval_notes),
-        Fact("Latency", latency, "cycles", latency_notes),
-        Fact("Lanes", _figure(lanes), "", ("PE × SIMD over all layers; no multiplier",)),
-        Fact("Additions per frame", _figure(done), "", (f"of {_figure(dense).text} dense" + _of(done, dense),)),
+        Fact("Lanes", _figure(lanes), notes=("PE × SIMD over all layers",)),
+        Fact("Additions per frame", _figure(done), notes=(f"of {_figure(dense).text} dense{_of(done, dense)}",)),
         Fact(
-            "Weight bits stored", _figure(weights.get("bits_stored")), "",
-            (f"{_times(weights.get('compression_whole_model')).text} less than 32-bit floats",),
+            "Weight bits stored", _figure(weights.get("bits_stored")),
+            notes=("not known yet" if smaller is None else f"{_times(smaller).text} smaller than 32-bit floats",),
         ),
         Fact(
-            "Mismatches", _figure(verification.get("mismatches")), "",
-            (f"in {_figure(verification.get('integers')).text} integers of {_figure(verification.get('samples')).text} frames",),
+            "Mismatches", _figure(mismatches),
+            notes=("not verified yet" if mismatches is None else f"in {integers} integers of {frames} frames",),
         ),
     )  # fmt: skip
+
+
+def _time(microseconds: float) -> str:
+    for factor, unit in ((1e6, "s"), (1e3, "ms")):
+        if microseconds >= factor:
+            return f"{microseconds / factor:.4g} {unit}"
+    return f"{microseconds:.4g} µs"
 
 
 def _of(part: Any, whole: Any) -> str:
@@ -901,11 +593,9 @@ def _of(part: Any, whole: Any) -> str:
 
 
 def _commands(report: Row) -> tuple[Fact, ...]:
-    file, stall = _part(report, "model").get("file"), _part(report, "verification").get("stall")
-    plain = isinstance(file, str) and file.isprintable()
-    model = shlex.quote(f"./{file}" if plain and str(file).startswith("-") else file) if plain else "MODEL.onnx"
-    stalls = isinstance(stall, str) and stall.isprintable() and stall != "none"
-    stalled = f" --stall {shlex.quote(str(stall))}" if stalls else ""
+    model = _argument(_part(report, "model").get("file"), "MODEL.onnx")
+    stall = _part(report, "verification").get("stall")
+    stalled = "" if stall in (None, "none") else f" --stall {_argument(stall, 'none')}"
     commands = [
         ("The file is the one above", f"sha256sum {model}"),
         ("Build; the options that changed weights are under Passes", f"tcompile build {model} -o DIR"),
@@ -914,6 +604,14 @@ def _commands(report: Row) -> tuple[Fact, ...]:
     if any(r.get("form") for r in _rows(report, "layers")):
         commands.append(("Simulate without tcompile", "make -C DIR/sim"))
     return tuple(Fact(label, Cell(text)) for label, text in commands)
+
+
+def _argument(value: Any, otherwise: str) -> str:
+    """A word of a shell command; another one if the value cannot be typed as it is."""
+    text = str(value)
+    if value is None or not text.isprintable():
+        return otherwise
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 # Pictures
@@ -958,7 +656,7 @@ def _picture(layers: Sequence[Row]) -> Picture:
     boxes = tuple(_box(k, row, slowest) for k, row in enumerate(layers))
     late = [b for b in boxes if b.bottleneck]
     label = f"{len(boxes)} layers in order" + "".join(f"; bottleneck {b.name.full or b.name.text}" for b in late)
-    links = tuple(_link(a, b) for a, b in zip(boxes, boxes[1:], strict=False))
+    links = tuple(_link(a, b) for a, b in pairwise(boxes))
     lines = -(-len(boxes) // ACROSS)
     width = ACROSS * (BOX_WIDTH + GAP_X) - GAP_X + 2
     return Picture(label, width, max(0, lines * (BOX_HEIGHT + GAP_Y) - GAP_Y + 2), boxes, links)

@@ -15,7 +15,9 @@ from hw.block import Beats, Block, Words, pack, unpack
 
 __all__ = ["Run", "Stalls", "bench", "predicted", "simulated"]
 
-PATIENCE = 2_000  # cycles without any transfer after which a run is over
+PATIENCE = 300  # cycles without any transfer after which a run is over
+
+LONGEST = 100_000  # cycles of a run that is not stuck in endless output
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def simulated(
         accept = [stalls.gap("sinks", k, 0) for k in range(len(outs))]
         cycle, quiet = 0, 0
         while quiet < PATIENCE:
+            assert cycle < LONGEST, "the block must come to an end"
             for k, s in enumerate(ins):
                 valid = len(taken[k]) < len(words[k]) and cycle >= offer[k]
                 ctx.set(s.valid, valid)

@@ -83,6 +83,23 @@ def test_all_files_of_a_design():
     assert len(files["sim/golden/s_axis_0.bin"]) == 3 * 40 * 2
 
 
+def test_bench_knows_what_verilator_calls_a_stream():
+    text = emit(with_stream("c", "c__2_"), {"s_axis_0": FRAMES, "m_axis_0": FRAMES})["sim/bench.cpp"].decode()
+    assert "root->tiny__DOT__st_c___05F2___05Fvalid" in text
+
+
+def with_stream(name, other):
+    """The design with one stream called otherwise."""
+    whole = design()
+
+    def renamed(names):
+        return tuple(other if n == name else n for n in names)
+
+    instances = tuple(replace(i, inputs=renamed(i.inputs), outputs=renamed(i.outputs)) for i in whole.instances)
+    streams = {s.name: s for s in (replace(s, name=renamed([s.name])[0]) for s in whole.streams.values())}
+    return replace(whole, instances=instances, streams=streams)
+
+
 def test_renaming_the_top_changes_no_block():
     first, second = (emit(replace(design(), name=n), {"s_axis_0": FRAMES, "m_axis_0": FRAMES}) for n in ("one", "two"))
     assert {n for n in first if first[n] == second.get(n)} >= {n for n in first if n.startswith("rtl/tc_fifo")}

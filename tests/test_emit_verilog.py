@@ -60,7 +60,7 @@ def test_text_has_no_traces_of_its_making(trace):
 
 def test_memories_are_cleared_by_a_loop():
     text = modules([DEEP])[DEEP].text
-    assert "for (" in text
+    assert "for (index_of_storage = 0; index_of_storage < 69; index_of_storage = index_of_storage + 1)" in text
     assert "storage[1] =" not in text
 
 

@@ -29,7 +29,9 @@ class _Port:
 @dataclass(frozen=True)
 class _Stream:
     name: str
-    net: str
+    valid: str
+    ready: str
+    payload: str
     bytes: int
 
 
@@ -75,7 +77,7 @@ def _bench(interface: Interface) -> _Bench:
         interface.patience,
         tuple(map(_port, interface.inputs)),
         tuple(map(_port, interface.outputs)),
-        tuple(_Stream(s.name, _member(interface.top, s.name), beat_bytes(s.bus)) for s in interface.streams),
+        tuple(_inner(_encoded(interface.top), s) for s in interface.streams),
     )
 
 
@@ -86,7 +88,13 @@ def _port(link: Link) -> _Port:
     )
 
 
-def _member(top: str, stream: str) -> str:
-    """What Verilator calls a stream's nets, up to the last underscore: it writes ``___05F`` for two underscores."""
-    net = stream_net(stream, "x").removesuffix("_x")
-    return "__DOT__".join(name.replace("__", "___05F") for name in (top, net))
+def _inner(top: str, link: Link) -> _Stream:
+    """The members of Verilator's class for the nets of a stream: it writes ``___05F`` for two underscores."""
+    valid, ready, payload = (
+        f"{top}__DOT__{_encoded(stream_net(link.name, signal))}" for signal in ("valid", "ready", "payload")
+    )
+    return _Stream(link.name, valid, ready, payload, beat_bytes(link.bus))
+
+
+def _encoded(name: str) -> str:
+    return name.replace("__", "___05F")
