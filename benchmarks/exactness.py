@@ -154,10 +154,10 @@ def run(case: Case, data: Path, limit: int | None = None) -> tuple[tcompile.Acce
     accelerator = tcompile.compile(case.path(data), calib=calibration, **case.options)
     compiled = time.perf_counter()
     if case.frames is None:
-        found = accelerator.verify(samples=min(RANDOM, limit or RANDOM))
+        found = accelerator.verify(samples=min(RANDOM, limit or RANDOM), simulator="model")
     else:
         arrays = case.frames(data)
-        found = accelerator.verify(arrays["x"][:limit], arrays["y"][:limit])
+        found = accelerator.verify(arrays["x"][:limit], arrays["y"][:limit], simulator="model")
     exact = accelerator.report["exactness"]
     row = {
         "case": case.title,

@@ -406,7 +406,7 @@ class _Engine(wiring.Component):
         m.d.comb += [into.addr.eq(to), into.data.eq(self.i.payload), into.en.eq(self.i.valid & self.i.ready)]
         with m.If(into.en):
             m.d.sync += to.eq(Mux(to == b.depth - 1, 0, to + 1))
-        address = Signal(range(b.depth))
+        address = Signal(range(b.depth), reset_less=True)
         m.d.sync += address.eq(_wrapped(m, entry.base + entry.offset, b.depth))
         m.d.comb += out.addr.eq(address)
         if b.weighted:
@@ -475,7 +475,7 @@ class _Engine(wiring.Component):
         if b.passes > 1:
             sums = [self.shifted(m, term, flags.digit, pe) for pe, term in enumerate(sums)]
             flags = flags.delayed(m, 1, "shift")
-        totals = [Signal(b.o.width, name=f"total_{pe}") for pe in range(b.o.lanes)]
+        totals = [Signal(b.o.width, name=f"total_{pe}", reset_less=True) for pe in range(b.o.lanes)]
         for total, term in zip(totals, sums, strict=True):
             if b.kind == "max":
                 mine, best = _signed(term.value[: b.o.width], b.o.signed), _signed(total, b.o.signed)
@@ -507,7 +507,7 @@ class _Term:
 
     @classmethod
     def named(cls, name: str, shape: Shape) -> _Term:
-        return cls(Signal(shape, name=name), Signal(name=f"{name}_carry"))
+        return cls(Signal(shape, name=name, reset_less=True), Signal(name=f"{name}_carry", reset_less=True))
 
 
 @dataclass(frozen=True)
@@ -539,10 +539,14 @@ class _Flags:
         """The same, some cycles later."""
         flags = self
         for k in range(cycles):
-            new = [Signal(len(getattr(flags, f.name)), name=f"{f.name}_{name}_{k}") for f in fields(flags)]
+            new = [flags.later(f.name, f"{f.name}_{name}_{k}") for f in fields(flags)]
             m.d.sync += [s.eq(getattr(flags, f.name)) for s, f in zip(new, fields(flags), strict=True)]
             flags = _Flags(*new)
         return flags
+
+    def later(self, field: str, name: str) -> Signal:
+        """A register for a field; only what starts or ends work needs a reset."""
+        return Signal(len(getattr(self, field)), name=name, reset_less=field not in ("go", "last"))
 
 
 def _signed(value: Value, is_signed: bool) -> Value:

@@ -21,7 +21,7 @@ from tcompile.options import Simulator
 from tcompile.simulate.run import Progress, Run
 from tcompile.verify import Computed, Interpreter, Machine
 
-__all__ = ["machine_of"]
+__all__ = ["Hardware", "machine_of"]
 
 
 class Bench(Protocol):
@@ -55,7 +55,7 @@ def machine_of(
         def run(inputs: list[Beats], **options: object) -> Run:
             return simulate(built, inputs, **options)  # type: ignore[arg-type]
 
-        yield _Hardware("amaranth", graph, built, run, run, stall)
+        yield Hardware("amaranth", graph, built, run, run, stall)
     else:
         from tcompile.simulate.verilator import Simulation
 
@@ -64,11 +64,11 @@ def machine_of(
                 return seeing.run(inputs, **options)  # type: ignore[arg-type]
 
         with Simulation(directory) as simulation:
-            yield _Hardware("verilator", graph, design(), simulation.run, look, stall)
+            yield Hardware("verilator", graph, design(), simulation.run, look, stall)
 
 
 @dataclass(frozen=True, eq=False)
-class _Hardware:
+class Hardware:
     """A design in a simulator."""
 
     name: str

@@ -172,6 +172,31 @@ def test_no_figure_on_the_page_is_another():
     assert {value for value, _ in Seen(page(known)).numbers} <= allowed
 
 
+def test_each_column_shows_its_key():
+    row = layer("conv_1", 0)
+    body = page({"layers": [row]}).decode().split('aria-label="Layers, per frame"')[1].split("<tbody>")[1]
+    shown = [read(figure) for figure in re.findall(r"<data[^>]*>([^<]*)</data>", body.split("</tbody>")[0])]
+    keys = (
+        "MH MW PE SIMD planes tiles_kept tiles positions cycles_predicted cycles_simulated additions_done additions_dense"
+        " lut_estimate ff_estimate bram_estimate"
+    )
+    assert shown == [row[key] for key in keys.split()]
+
+
+@pytest.mark.parametrize(
+    "label, shown",
+    [
+        ("Accuracy", "97.38%"), ("Throughput", "890.6"), ("Interval between frames", "140,910"), ("Latency", "281,720"),
+        ("Lanes", "796"), ("Weight bits stored", "30,496"), ("Mismatches", "0"), ("Steps", "1,190"),
+        ("Steps at risk", "37"), ("Frames", "497"), ("Integers compared", "4,970"), ("Agreement", "99.80%"),
+        ("Compression, whole model", "16.5×"), ("Accuracy of the reference", "97.58%"), ("DSP", "0"), ("LUT", "71,001"),
+    ],
+)  # fmt: skip
+def test_each_label_has_its_figure(label, shown):
+    facts = re.findall(r"<dt>([^<]*)</dt><dd[^>]*><data[^>]*>([^<]*)</data>", page(report()).decode())
+    assert dict(facts)[label] == shown
+
+
 def test_a_figure_reads_as_its_value():
     for value, text in Seen(page(report())).numbers:
         assert read(text) == pytest.approx(float(value), rel=4e-3), text

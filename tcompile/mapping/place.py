@@ -133,10 +133,11 @@ class _Placer:
         memories: Mapping[str, tuple[int, ...]] | None = None,
     ) -> list[Stream]:
         """Put a block in place; its outputs carry the value of `node`."""
-        name, count = f"{node.name}_{role}", 1
+        base = f"{node.name}_{role}".lower()  # file systems may not tell cases apart
+        name, count = base, 1
         while name in self.names:
             count += 1
-            name = f"{node.name}_{role}_{count}"
+            name = f"{base}_{count}"
         self.names.add(name)
         made = []
         for bus, number in zip(block.outputs, beats, strict=True):
@@ -161,8 +162,11 @@ class _Placer:
     def queue(self, node: Node, stream: Stream, branch: int) -> Stream:
         """A queue for one branch of a fork."""
         role = f"branch{branch}"
-        depth = self.recipe.depths.get(f"{node.name}_{role}", FORK_DEPTH)
-        return self.add(Fifo(stream.bus, depth), [stream], node, role, [stream.beats], stream.layout)[0]
+        queue = self.add(Fifo(stream.bus, FORK_DEPTH), [stream], node, role, [stream.beats], stream.layout)[0]
+        made = self.instances[-1]
+        depth = self.recipe.depths.get(made.name, FORK_DEPTH)
+        self.instances[-1] = replace(made, block=Fifo(stream.bus, depth))
+        return queue
 
     def take(self, value: str, lanes: int | None = None, layout: Layout | None = None) -> Stream:
         """The stream of a value for one more use, in the lanes and in the order that are needed."""
