@@ -8,7 +8,7 @@ cycle after its address was; the response follows in the next cycle and stays un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,8 +93,6 @@ class Control:
 
     Parameters
     ----------
-    identity : tuple of int
-        Eight words of 32 bits, the digest of the build.
     inputs, outputs : int
         Numbers of AXI4-Stream ports.
 
@@ -104,17 +102,16 @@ class Control:
     s_araddr, s_arprot, s_arvalid, s_arready, s_rdata, s_rresp, s_rvalid, s_rready : In or Out
         The AXI4-Lite port. All outputs depend on registers only; the ready signals are low during reset. The two low
         bits of addresses and the protection bits are ignored.
+    identity : In(256)
+        Constant: the digest of the build, word 0 in the low bits.
     in<k>_<event>, out<k>_<event> : In(1)
         Events of the AXI4-Stream ports; see `hw.axi_stream`.
     """
 
-    identity: tuple[int, ...]
     inputs: int
     outputs: int
 
     def __post_init__(self) -> None:
-        if len(self.identity) != IDENTITY_WORDS or not all(0 <= word < 1 << 32 for word in self.identity):
-            raise ValueError(f"identity must be {IDENTITY_WORDS} words of 32 bits, not {self.identity!r}")
         if not 1 <= self.inputs <= MOST_INPUTS:
             raise ValueError(f"an accelerator must have 1 to {MOST_INPUTS} inputs, not {self.inputs}")
         if self.outputs < 1:
@@ -159,7 +156,7 @@ class Control:
     def signature(self) -> dict[str, wiring.Member]:
         """Ports of the component."""
         pins = {name: (In if way == "input" else Out)(width) for name, (way, width) in self.external.items()}
-        return pins | {name: In(1) for name in self.events}
+        return pins | {"identity": In(32 * IDENTITY_WORDS)} | {name: In(1) for name in self.events}
 
     def component(self) -> wiring.Component:
         """The gateware."""
@@ -172,8 +169,9 @@ class Registers:
     In each cycle: `read` and `write` if one is done in it, then `tick` with the events of that cycle.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, identity: Sequence[int] = (0,) * IDENTITY_WORDS) -> None:
         self.control = control
+        self.identity = tuple(identity)
         self.rows = {row.offset: row for row in control.registers}
         self.counters = {row.name: 0 for row in control.registers if row.name.endswith(("_frames", "_stalled"))}
         self.counters |= {"cycles": 0, "busy": 0}
@@ -196,7 +194,7 @@ class Registers:
 
     def _value(self, name: str) -> int:
         if name.startswith("identity_"):
-            return self.control.identity[int(name.removeprefix("identity_"))]
+            return self.identity[int(name.removeprefix("identity_"))]
         fixed = {"magic": MAGIC, "version": MAP_VERSION, "control": 0, "status": self.errors | self.busy}
         if name in fixed:
             return fixed[name]
@@ -264,7 +262,7 @@ class _Control(wiring.Component):
         m.d.sync += awake.eq(1)
         clear_errors, clear_counters = self._writes(m, awake)
         values = {"control": Const(0, 32), "magic": Const(MAGIC, 32), "version": Const(MAP_VERSION, 32)}
-        values |= {f"identity_{k}": Const(word, 32) for k, word in enumerate(self.control.identity)}
+        values |= {f"identity_{k}": self.identity.word_select(k, 32) for k in range(IDENTITY_WORDS)}
         busy = self._busy(m)
         values["status"] = Cat(busy, Const(0, 1), self._errors(m, clear_errors))
         values |= self._counters(m, busy, clear_counters)

@@ -66,7 +66,7 @@ class Column:
     @property
     def right(self) -> bool:
         """Whether figures stand in it."""
-        return self.show is not _text
+        return self.show not in (_text, _prose)
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ REGISTERS = (
     Column("Register", "name", _text),
     Column("Offset", "offset", _offset),
     Column("Access", "access", _text),
-    Column("Meaning", "description", _text),
+    Column("Meaning", "description", _prose),
 )
 TOOLS = (Column("Tool", "tool", _text), Column("Version", "version", _text))
 
@@ -449,12 +449,10 @@ def _tables(part: Row, *wanted: tuple[str, str, Sequence[Column]]) -> tuple[Tabl
 
 def _interface(report: Row) -> tuple[Table, ...]:
     """Ports and registers, where the report has them."""
-    tables = []
     ports = _rows(report, "ports")
-    if ports:
-        keys = list(dict.fromkeys(k for p in ports for k in p))
-        columns = [Column(k.replace("_", " ").capitalize(), k, _text if k == keys[0] else _any) for k in keys]
-        tables.append(_table("Ports", columns, ports))
+    words = {k: all(isinstance(p.get(k), str) for p in ports) for p in ports for k in p}
+    columns = [Column(k.replace("_", " ").capitalize(), k, _text if words[k] else _any) for k in words]
+    tables = [_table("Ports", columns, ports)] if ports else []
     return (*tables, *_tables(report, ("registers", "Registers of the AXI4-Lite port, offsets in bytes", REGISTERS)))
 
 

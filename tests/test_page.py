@@ -259,6 +259,14 @@ def test_long_names_are_cut_and_whole_in_the_title():
     assert f"{name[:26]}…" in seen.texts
 
 
+def test_prose_is_not_cut():
+    known = report()
+    known["notes"] = known["passes"][0]["notes"] = ["a remark " * 40]
+    known["registers"][0]["description"] = "a meaning " * 40
+    texts = Seen(page(known)).texts
+    assert texts.count("a remark " * 40) == 2 and "a meaning " * 40 in texts
+
+
 def test_wide_characters_count_twice():
     assert f"{'層' * 13}…" in Seen(page(report("層" * 40))).texts
 

@@ -22,7 +22,7 @@ ONLY_IN = {  # a library, and the modules that may import it
     "torch": ("tcompile/compress",),
     "onnxruntime": ("tcompile/reference.py",),
     "rich": ("tcompile/console.py",),
-    "amaranth": ("hw",),
+    "amaranth": ("hw", "tcompile/emit/verilog.py", "tcompile/simulate/gateware.py"),
 }
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

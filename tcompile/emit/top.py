@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from hw.axi_lite import Control
-from hw.block import Block
+from hw.block import Block, pack
 from tcompile.emit.memories import memory_files
 from tcompile.emit.verilog import Module, modules
 from tcompile.mapping.design import Design
@@ -42,6 +42,7 @@ class _Top:
     nets: tuple[Net, ...]
     cells: tuple[_Cell, ...]
     roms: tuple[_Rom, ...]
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,15 @@ def rtl_files(design: Design) -> dict[str, bytes]:
 
     The identity that the control registers show is the SHA-256 of everything else in the folder.
     """
-    blank = netlist(design, (0,) * 8)
-    written = modules(c.block for c in blank.cells)
-    memories, names = memory_files(blank.roms)
-    control = blank.cells[-1].block
-    assert isinstance(control, Control)
-    files = {f"rtl/{m.name}.v": render("rtl/block.v.j2", _Block(m.text)) for b, m in written.items() if b != control}
+    net = netlist(design, (0,) * 8)
+    written = modules(c.block for c in net.cells)
+    memories, names = memory_files(net.roms)
+    files = {f"rtl/{m.name}.v": render("rtl/block.v.j2", _Block(m.text)) for m in written.values()}
     files |= {f"rtl/{name}": content for name, content in memories.items()}
     files["rtl/tc_rom.v"] = render("rtl/rom.v.j2", _Nothing())
-    top = render("rtl/top.v.j2", _top(blank, written, names))
-    known = replace(control, identity=identity_of({**files, "top": top, "control": written[control].text.encode()}))
-    written[known] = module = modules([known])[known]
-    cells = (*blank.cells[:-1], replace(blank.cells[-1], block=known))
-    files[f"rtl/{module.name}.v"] = render("rtl/block.v.j2", _Block(module.text))
-    files[f"rtl/{design.name}.v"] = render("rtl/top.v.j2", _top(replace(blank, cells=cells), written, names))
+    identity = identity_of({**files, "top": render("rtl/top.v.j2", _top(net, written, names))})
+    known = replace(net, identity=pack(identity, 32))
+    files[f"rtl/{design.name}.v"] = render("rtl/top.v.j2", _top(known, written, names))
     return {name: files[name] for name in sorted(files, key=PurePosixPath)}
 
 
@@ -96,6 +92,7 @@ def _top(net: Netlist, written: dict[Block | Control, Module], names: dict[str, 
             _Rom(r.name, r.shape.width, r.shape.depth, r.shape.address_width, names[r.name], r.address, r.data)
             for r in net.roms
         ),
+        f"{net.identity:064x}",
     )
 
 

@@ -58,6 +58,9 @@ class Module:
     text: str
 
 
+_WRITTEN: dict[Block | Control, Module] = {}  # by this process; networks share blocks, and a block's text never changes
+
+
 def module_name(block: Block | Control) -> str:
     """Kind and digest of the description: the same in every design, for every process."""
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__.lstrip("_")).lower()
@@ -77,10 +80,11 @@ def modules(blocks: Iterable[Block | Control]) -> dict[Block | Control, Module]:
     named = {block: module_name(block) for block in blocks}
     if len(set(named.values())) != len(named):
         raise InternalError(Problem("module-names", "two different blocks must not share a module name"))
-    if not named:
-        return {}
-    texts = _split(_run_yosys("\n".join(_rtlil(block, name) for block, name in named.items())))
-    return {block: _module(name, texts) for block, name in named.items()}
+    new = {block: name for block, name in named.items() if block not in _WRITTEN}
+    if new:
+        texts = _split(_run_yosys("\n".join(_rtlil(block, name) for block, name in new.items())))
+        _WRITTEN.update({block: _module(name, texts) for block, name in new.items()})
+    return {block: _WRITTEN[block] for block in named}
 
 
 def _rtlil(block: Block | Control, name: str) -> str:

@@ -59,6 +59,7 @@ def predict(design: Design, frames: int = FRAMES) -> Cycles:
         The design comes to a standstill; the message names the streams that wait.
     """
     seen = transfers(design, frames)
+    _check_complete(design, frames, seen.streams)
     first = min(seen.ports[design.producer(e.stream).name][0] for e in design.inputs)
     last = [seen.ports[i.name] for i in design.instances if not i.outputs]
     ends = [tuple(times[(f + 1) * (len(times) // frames) - 1] for times in last) for f in range(frames)]
@@ -66,7 +67,7 @@ def predict(design: Design, frames: int = FRAMES) -> Cycles:
 
 
 def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Transfers:
-    """Run a design's timing.
+    """Run a design's timing until nothing moves any more.
 
     Parameters
     ----------
@@ -90,12 +91,11 @@ def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Tra
         elif not instance.outputs:
             processes.append(sink(ports[instance.name]))
     run(processes)
-    _check_complete(design, frames, streams)
     return Transfers({n: c.times or [] for n, c in streams.items()}, {n: c.times or [] for n, c in ports.items()})
 
 
-def _check_complete(design: Design, frames: int, streams: dict[str, Channel]) -> None:
-    late = [s for e in design.outputs if streams[s := e.stream].transfers < frames * design.streams[s].beats]
+def _check_complete(design: Design, frames: int, streams: dict[str, list[int]]) -> None:
+    late = [s for e in design.outputs if len(streams[s := e.stream]) < frames * design.streams[s].beats]
     if late:
-        waits = [f"{n}: {c.transfers} of {frames * design.streams[n].beats} beats" for n, c in streams.items()]
+        waits = [f"{n}: {len(t)} of {frames * design.streams[n].beats} beats" for n, t in streams.items()]
         raise InternalError(Problem("standstill", f"the design does not finish {frames} frames; {'; '.join(waits)}"))

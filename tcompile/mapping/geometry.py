@@ -8,6 +8,8 @@ from math import prod
 
 __all__ = ["Geometry"]
 
+SLACK = 3  # cycles from the last use of a word until one in its place can be used
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -70,7 +72,13 @@ class Geometry:
         travelled = sum((n - 1) * s * p for n, s, p in zip(self.out, self.strides, self.pitch, strict=True))
         return prod(self.grid) * self.words - travelled
 
-    @property
-    def ring(self) -> int:
-        """Words of a ring in which the next window is complete as soon as the present one is done."""
-        return self.span + max(self.frame, *(words for _, words in self.moves))
+    def ring(self, entries: int) -> int:
+        """Words of a ring in which the next window is complete as soon as the present one is done.
+
+        Parameters
+        ----------
+        entries : int
+            Cycles of a window.
+        """
+        move = max(self.frame, *(words for _, words in self.moves))
+        return self.span + move + min(SLACK, max(0, move + SLACK - entries))

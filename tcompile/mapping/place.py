@@ -47,6 +47,12 @@ def bus_of(kind: object, lanes: int, *more: int) -> Bus:
     return Bus(lanes, kind.width, kind.signed)
 
 
+def holding(bus: Bus, *others: Bus) -> Bus:
+    """The bus, wider where an element of the others would not fit it."""
+    signed = any(b.signed for b in (bus, *others))
+    return Bus(bus.lanes, max(b.width + (signed and not b.signed) for b in (bus, *others)), signed)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that a design depends on beside the network.
@@ -91,7 +97,7 @@ def place(graph: Graph, recipe: Recipe) -> Design:
 def _engine(kind: Kind, i: Bus, o: Bus, geometry: Geometry, plan: Schedule, **weights: int) -> Engine:
     """An engine with room for the next window, and an outbox that never holds it up."""
     g = geometry
-    block = Engine(kind, i, o, g.ring, g.span, g.moves, g.frame, len(plan.entries), **weights)  # type: ignore[arg-type]
+    block = Engine(kind, i, o, g.ring(len(plan.entries)), g.span, g.moves, g.frame, len(plan.entries), **weights)  # type: ignore[arg-type]
     return replace(block, places=outbox_depth(block.pipeline, plan.shortest))
 
 
@@ -213,7 +219,7 @@ class _Placer:
         words = stream.beats // prod(grid)
         inner = (*grid, words)
         outer = (*(n + a + b for n, a, b in zip(grid, before, after, strict=True)), words)
-        bus = bus_of(self.graph[node.inputs[0]].type, stream.bus.lanes, code)
+        bus = holding(bus_of(self.graph[node.inputs[0]].type, stream.bus.lanes, code), stream.bus)
         block = Pad(stream.bus, bus, outer, (*before, 0), inner, code)
         return self.add(block, [stream], node, "pad", [prod(outer)])[0]
 
@@ -284,7 +290,7 @@ class _Placer:
     def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> tuple[Stream, Geometry]:
         """Rows of windows as positions: all taps along the last axis become channels."""
         kernel, before = layer.kernel[-1], layer.before[-1]
-        bus = bus_of(self.graph[node.inputs[0]].type, kernel * layer.channels, layer.code)
+        bus = holding(bus_of(self.graph[node.inputs[0]].type, kernel * layer.channels, layer.code), stream.bus)
         block = RowPacker(
             stream.bus, bus, layer.grid[-1], kernel, layer.strides[-1], layer.dilations[-1], before, layer.after[-1], layer.code
         )  # fmt: skip
@@ -371,9 +377,8 @@ class _Placer:
             if along != axis
             else layout.positions
         )
-        block = Concat(
-            tuple(s.bus for s in streams), bus_of(node.type, lanes), tuple(s.beats // outer for s in streams)
-        )
+        buses = tuple(s.bus for s in streams)
+        block = Concat(buses, holding(bus_of(node.type, lanes), *buses), tuple(s.beats // outer for s in streams))
         self.give(node, self.add(block, streams, node, "concat", [layout.beats(lanes)], layout)[0])
 
     @put.register
@@ -386,7 +391,7 @@ class _Placer:
         stream = self.take(node.inputs[0], None, given)
         end = starts[axis] + sizes[axis]
         lanes = 1 if steps[axis] > 1 else gcd(stream.bus.lanes, starts[axis], sizes[axis] if end < source[axis] else 0)
-        stream = self.folded(stream, node, given, lanes)
+        stream = self.folded(stream, self.graph[node.inputs[0]], given, lanes)
         axes = [k for k in range(1, len(source)) if k != axis]
         block = Slice(
             stream.bus,
@@ -407,13 +412,13 @@ class _Placer:
         stream = self.take(node.inputs[0], None, given)
         if first or last:
             lanes = gcd(stream.bus.lanes, first, given.channels if last else 0)
-            stream = self.folded(stream, node, given, lanes)
+            stream = self.folded(stream, self.graph[node.inputs[0]], given, lanes)
         lanes = stream.bus.lanes
         axes = [k for k in range(1, rank) if k != axis]
         outer = (*(layout.shape[k] for k in axes), -(-layout.channels // lanes))
         inner = (*(source.shape[k] for k in axes), -(-given.channels // lanes))
         before = (*(node.pads[k] for k in axes), first // lanes)
-        block = Pad(stream.bus, bus_of(node.type, lanes), outer, before, inner, node.code)
+        block = Pad(stream.bus, holding(bus_of(node.type, lanes), stream.bus), outer, before, inner, node.code)
         self.give(node, self.add(block, [stream], node, "pad", [prod(outer)], layout)[0])
 
     def axis(self, node: Node) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
@@ -74,11 +74,23 @@ class Plan:
         layer, fold = self.layer, self.fold
         lanes = fold.pe if layer.is_depthwise else fold.simd
         if layer.is_packed(fold):
-            grid = (*layer.padded_grid[:-1], layer.out[-1])
-            taken = max(prod(grid) * -(-layer.channels * layer.kernel[-1] // fold.simd), prod(layer.padded_grid))
+            taken = self._packed_beats
         else:
             taken = prod(layer.padded_grid) * -(-layer.groups * layer.channels // lanes)
         return max(taken, self.positions * -(-layer.MH // fold.pe))
+
+    @property
+    def _packed_beats(self) -> int:
+        """Steps that make rows of windows, beats of these as they are folded into lanes, and of those with padding."""
+        layer, simd = self.layer, self.fold.simd
+        rows, columns = prod(layer.grid[:-1]), layer.out[-1]
+        reach = (layer.kernel[-1] - 1) * layer.dilations[-1] + 1 + (columns - 1) * layer.strides[-1]
+        elements = layer.kernel[-1] * layer.channels
+        return max(
+            rows * max(layer.before[-1] + layer.grid[-1], reach),
+            rows * columns * (elements // gcd(elements, simd)),
+            prod(layer.padded_grid[:-1]) * columns * -(-elements // simd),
+        )
 
 
 def labels(graph: Graph) -> dict[str, str]:

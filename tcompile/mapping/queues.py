@@ -3,11 +3,13 @@
 Branches of a fork that meet again take different times; the shorter one must hold what the longer one still needs.
 The design's timing is run with queues of the shorter branches without end, and the places they really used are their
 depth. Then they never hold anything up, and since streams are deterministic, a depth that lets one run finish lets every
-run finish, under any stalls.
+run finish, under any stalls. Which branch is the longest is an estimate: where a run comes to a standstill, the queues
+that are full then get room as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import networkx as nx
@@ -15,6 +17,7 @@ import numpy as np
 
 from hw.engine import Engine
 from hw.fifo import Fifo
+from hw.reorder import Reorder
 from tcompile.mapping.cycles import FRAMES, transfers
 from tcompile.mapping.design import Design
 
@@ -27,6 +30,9 @@ def queue_depths(design: Design) -> dict[str, int]:
     if not endless:
         return {}
     times = transfers(design, FRAMES, endless).streams
+    while full := _full(design, times, endless):
+        endless += full
+        times = transfers(design, FRAMES, endless).streams
     by_name = {i.name: i for i in design.instances}
     depths = {}
     for name in endless:
@@ -35,6 +41,17 @@ def queue_depths(design: Design) -> dict[str, int]:
         free_again = np.searchsorted(given + 1, taken, side="right")
         depths[name] = max(2, int((np.arange(len(taken)) - free_again).max()) + 1)
     return depths
+
+
+def _full(design: Design, times: Mapping[str, list[int]], endless: list[str]) -> list[str]:
+    """Queues that still held all they can at the end of a run; none after a run that came to its end."""
+    found = []
+    for instance in design.instances:
+        block = instance.block
+        if isinstance(block, Fifo) and instance.name not in endless:
+            held = len(times[instance.inputs[0]]) - len(times[instance.outputs[0]])
+            found += [instance.name] * (held >= block.depth)
+    return found
 
 
 def _shorter_branches(design: Design) -> list[str]:
@@ -58,4 +75,6 @@ def _shorter_branches(design: Design) -> list[str]:
 
 def _delay(block: object) -> Fraction:
     """Frames that a block must have seen before its first output; a trifle for those that need one beat."""
+    if isinstance(block, Reorder):
+        return Fraction(1)
     return Fraction(block.span, block.frame_words) if isinstance(block, Engine) else Fraction(1, 10**6)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 from amaranth.lib.wiring import In, Out
@@ -17,7 +17,7 @@ from amaranth.sim import Simulator
 from hw.block import Beats
 from tcompile.mapping.design import Design
 from tcompile.simulate.interface import Interface, Link
-from tcompile.simulate.netlist import Netlist, netlist, stream_net
+from tcompile.simulate.netlist import IDENTITY, Netlist, netlist, stream_net
 from tcompile.simulate.packing import beat_bytes, from_bytes, to_bytes
 from tcompile.simulate.run import DRAIN, Pauses, Progress, Run, faults
 
@@ -38,7 +38,8 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
     def elaborate(self, platform: object) -> Module:
         m = Module()
         self.nets |= {net.name: Signal(net.width, name=net.name) for net in self.design.nets}
-        wires = self.nets | {p.name: getattr(self, p.name) for p in self.design.pins}
+        identity = Const(self.design.identity, 256)
+        wires = self.nets | {IDENTITY: identity} | {p.name: getattr(self, p.name) for p in self.design.pins}
         for cell in self.design.cells:
             component = cell.block.component()
             m.submodules[f"u_{cell.name}"] = component

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from hw.axi_lite import Control
 from hw.axi_stream import AxisIn, AxisOut
-from hw.block import Block, Memory
+from hw.block import Block, Memory, pack
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design, Instance
 
-__all__ = ["CONTROL", "KEYWORDS", "Cell", "Net", "Netlist", "Pin", "Rom", "netlist", "stream_net"]
+__all__ = ["CONTROL", "IDENTITY", "KEYWORDS", "Cell", "Net", "Netlist", "Pin", "Rom", "netlist", "stream_net"]
 
 CONTROL = "s_axi_control"
+IDENTITY = "build_identity"
 PLAIN = re.compile(r"[a-z][a-z0-9_]*")
 _WORDS = """
     accept_on alias always always_comb always_ff always_latch and assert assign assume automatic before begin
@@ -86,6 +87,7 @@ class Netlist:
     nets: tuple[Net, ...]
     cells: tuple[Cell, ...]
     roms: tuple[Rom, ...]
+    identity: int
 
 
 def stream_net(stream: str, signal: str) -> str:
@@ -108,18 +110,19 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
         A name is no plain identifier, or streams and ports do not fit.
     """
     _check(design)
-    control = Control(identity, len(design.inputs), len(design.outputs))
+    control = Control(len(design.inputs), len(design.outputs))
     cells = [_cell(design, instance) for instance in design.instances]
     pins = [*_axis_pins(design), *(Pin(f"{CONTROL}_{n[2:]}", *pin) for n, pin in control.external.items())]
     events = [Net(f"ev_{event}", 1) for event in control.events]
     wires = {n: f"{CONTROL}_{n[2:]}" for n in control.external} | {e: f"ev_{e}" for e in control.events}
+    wires |= {"identity": IDENTITY}
     roms = [rom for instance in design.instances for rom in _roms(instance)]
     memory_nets = [
         net for rom in roms for net in (Net(rom.address, rom.shape.address_width), Net(rom.data, rom.shape.width))
     ]
     nets = (*_stream_nets(design), *memory_nets, *events)
     _distinct("nets", [n.name for n in nets])
-    return Netlist(design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms))
+    return Netlist(design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32))
 
 
 def _check(design: Design) -> None:
