@@ -43,7 +43,7 @@ def test_the_example_of_the_package_runs(tmp_path, monkeypatch, data):
 
 def test_verification_is_returned_and_entered(acc, data):
     assert acc.report["verification"]["samples"] is None
-    found = acc.verify(data["x"], data["y"])
+    found = acc.verify(data["x"], data["y"], simulator="model")
     assert found.mismatches == 0
     assert found.integers == 10 * len(data["x"])
     assert found.identical_outputs == found.samples == len(data["x"])
@@ -51,9 +51,10 @@ def test_verification_is_returned_and_entered(acc, data):
 
 
 def test_frames_by_name_and_at_random(acc, data):
-    assert acc.verify({"image": data["x"][:3]}).samples == 3
-    assert acc.verify(samples=5, seed=3) == acc.verify(samples=5, seed=3)
-    assert acc.verify().samples == 16
+    assert acc.verify({"image": data["x"][:3]}, simulator="model").samples == 3
+    first, second = (acc.verify(samples=5, seed=3, simulator="model") for _ in range(2))
+    assert first == second
+    assert acc.verify(simulator="model").samples == 16
 
 
 def test_what_is_written_passes_verification_again(acc, tmp_path):
@@ -103,9 +104,9 @@ def test_wrong_calls_raise(acc, tmp_path, data):
     with pytest.raises(UsageError, match="No such file"):
         tcompile.compile(tmp_path / "none.onnx")
     with pytest.raises(UsageError, match="shape"):
-        acc.verify(data["x"][:, :, :4])
+        acc.verify(data["x"][:, :, :4], simulator="model")
     with pytest.raises(UsageError, match="labels"):
-        acc.verify(data["x"][:4], data["y"][:3])
+        acc.verify(data["x"][:4], data["y"][:3], simulator="model")
 
 
 def test_an_unknown_option_suggests_the_nearest():

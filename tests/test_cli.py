@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.models import Net, typed
 
 KEYS = {
-    "": "schema model passes exactness weights layers performance verification synthesis tools notes",
+    "": "schema model passes exactness weights layers performance verification synthesis ports registers tools notes",
     "model": "file sha256 format",
     "exactness": "verdict reference steps steps_at_risk risks layers doubts",
     "weights": "count nonzero bits_original bits_stored compression_whole_model compression_compressed_layers",
@@ -75,7 +75,7 @@ def test_check_names_every_node_and_writes_nothing(tmp_path):
 def test_check_as_json():
     result = tcompile("check", DIGITS, "--json")
     assert result.err == ""
-    assert set(result.json) == {"model", "nodes", "exactness", "notes"}
+    assert set(result.json) == {"model", "nodes", "layers", "exactness", "notes"}
     assert {"node", "operator", "where", "becomes", "bits", "exactness"} == set(result.json["nodes"][0])
     assert {row["where"] for row in result.json["nodes"]} == {"host before", "accelerator", "host after"}
 
@@ -106,15 +106,30 @@ def test_both_levels_are_dumped():
 
 def test_build_writes_the_documented_files(built):
     names = [name for name in tree(built) if not (built / name).is_dir()]
-    assert sorted(names) == sorted(
+    assert all(name.endswith((".v", ".mem")) for name in names if name.startswith("rtl/"))
+    assert "rtl/tcompile_top.v" in names
+    assert sorted(n for n in names if not n.startswith("rtl/")) == sorted(
         [
             "README.md",
+            "host/golden.npz",
             "host/host_post.onnx",
             "host/host_pre.onnx",
+            "host/layout.json",
+            "host/pack.py",
             "host/ports.json",
+            "mapping.json",
             "model.lowered.onnx",
             "network.ir",
+            "report.html",
             "report.json",
+            "sim/Makefile",
+            "sim/bench.cpp",
+            "sim/cocotb_runner.py",
+            "sim/golden/m_axis_0.bin",
+            "sim/golden/s_axis_0.bin",
+            "sim/probe.vlt",
+            "sim/streams.json",
+            "sim/test_bench.py",
         ]
     )
     for name in names:
@@ -167,7 +182,10 @@ def test_the_reports_numbers_are_the_models(built):
         assert row["positions"] == positions[name]
         assert row["additions_done"] == int((w != 0).sum()) * positions[name]
         assert row["additions_dense"] == w.size * positions[name]
-        assert row["tiles"] == -(-w.shape[0] // 8) * -(-w.shape[1] // 8) * int(np.prod(w.shape[2:]))
+        taps = {"conv1": 3, "linear": 4}.get(name, int(np.prod(w.shape[2:])))  # conv1 takes rows, linear an image
+        channels = w.size // w.shape[0] // taps
+        assert row["tiles"] == -(-w.shape[0] // row["PE"]) * -(-channels // row["SIMD"]) * taps
+        assert row["cycles_predicted"] == row["positions"] * row["tiles_kept"] * row["planes"]
         assert row["tiles_kept"] <= row["tiles"]
     assert report["model"]["sha256"] == hashlib.sha256(DIGITS.read_bytes()).hexdigest()
 

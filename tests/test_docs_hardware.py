@@ -330,7 +330,8 @@ def test_costs_of_the_examples_are_what_yosys_finds(at_root, request):
     rows = ""
     for name, (lut, carry, ff, ram) in costs(blocks).items():
         guess = estimate(Instance("x", blocks[name], (), ()))
-        rows += f"| [{name.removesuffix('.md')}]({name}) | {lut} | {carry} | {ff} | {ram} | {guess.lut}, {guess.ff} |\n"
+        label = f"[{name.removesuffix('.md')}]({name}): `{type(blocks[name]).__name__}`"
+        rows += f"| {label} | {lut} | {carry} | {ff} | {ram} | {guess.lut}, {guess.ff} |\n"
     if request.config.getoption("--update-golden"):
         page.write_text(page.read_text(encoding="utf-8").replace(table[1], rows), encoding="utf-8")
         return
@@ -343,9 +344,11 @@ SESSION = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None or shutil.which("make") is None, reason="needs g++ and make")
-def test_sessions_print_what_the_page_says(at_root, tmp_path):
-    text = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["mapping.md", "simulation.md"])
+def test_sessions_print_what_the_page_says(name, at_root, tmp_path):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     consoles = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
+    assert consoles
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command, output in (pair for block in consoles for pair in SESSION.findall(block)):
         done = subprocess.run(

@@ -48,7 +48,7 @@ def test_demo_network_is_proved_against_both_references(reference):
 def test_brevitas_out_arrays_decode_to_the_same_integers(name):
     path = shared_model(f"brevitas/{name}")
     arrays = exactness.brevitas(name.split(".")[0])(path.parents[2])
-    network = tcompile.compile(path)._compiled.network
+    network = tcompile.compile(path)._built.compiled.network
     from tcompile.ir.interpret import interpret
     from tcompile.reference import Session
     from tcompile.verify import frames_of, input_types
@@ -70,7 +70,7 @@ def test_dscnn_differs_from_plain_in_located_places():
 
 def test_planted_wrong_step_is_found():
     case = next(c for c in exactness.CASES if "tfc_2w2a" in c.file)
-    compiled = tcompile.compile(case.path(_data(case)))._compiled
+    compiled = tcompile.compile(case.path(_data(case)))._built.compiled
     graph = compiled.network.graph
     layer = graph["MatMul_20"]
     weight = layer.weight.array.copy()
@@ -78,9 +78,8 @@ def test_planted_wrong_step_is_found():
     wrong = dataclasses.replace(layer, weight=dataclasses.replace(layer.weight, array=weight))
     nodes = tuple(wrong if n is layer else n for n in graph)
     network = dataclasses.replace(compiled.network, graph=dataclasses.replace(graph, nodes=nodes))
-    found = tcompile.Accelerator(dataclasses.replace(compiled, network=network)).verify(
-        exactness.mnist_unit(_data(case))["x"][:200]
-    )
+    x = exactness.mnist_unit(_data(case))["x"][:200]
+    found = verify(network, frames_of(input_types(network), {"x": x}))
     assert found.mismatches > 0
     assert found.located[0].value == "MatMul_20"
 
@@ -99,7 +98,7 @@ def test_qonnx_executor_agrees(name):
     from tcompile.reference import Session
     from tcompile.verify import random_inputs
 
-    network = tcompile.compile(path)._compiled.network
+    network = tcompile.compile(path)._built.compiled.network
     frames = random_inputs(network, 5)
     model = cleanup_model(ModelWrapper(str(path))).transform(InferShapes())
     ours = Session(network.reference).frames(frames)

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-import tcompile
 from tcompile import reference
 from tcompile.errors import ModelError
+from tcompile.options import BuildOptions
+from tcompile.pipeline import compile_file
 from tcompile.verify import Verification, verify
 from tests.models import Net, typed
 
@@ -24,9 +25,9 @@ def _run(tmp_path: Path):
     def run(model: onnx.ModelProto, frames, mode: str = "plain") -> tuple[str, Verification]:
         path = tmp_path / "model.onnx"
         onnx.save(typed(model), path)
-        accelerator = tcompile.compile(path, reference=mode)
+        compiled = compile_file(path, BuildOptions(reference=mode))
         named = frames if isinstance(frames, dict) else {"in0": frames}
-        return accelerator.report["exactness"]["verdict"], verify(accelerator._compiled.network, named, other=False)
+        return compiled.report["exactness"]["verdict"], verify(compiled.network, named, other=False)
 
     return run
 

@@ -11,17 +11,19 @@ from pathlib import Path
 
 from tcompile.emit.verilog import YOSYS
 
-__all__ = ["COARSE", "SYNTHESIS", "cells", "multipliers"]
+__all__ = ["COARSE", "INFERENCE", "SYNTHESIS", "cells", "dsp_blocks", "multipliers"]
 
 COARSE = "read_verilog *.v; hierarchy -check -top {top}; proc; opt; check -assert"
-SYNTHESIS = {  # what a user would type; both infer DSP blocks
+SYNTHESIS = {  # as vendors' tools do, over the borders of modules; both infer DSP blocks
     "ecp5": "read_verilog *.v; synth_ecp5 -top {top}",
-    "xcup": "read_verilog *.v; synth_xilinx -family xcup -top {top}",
+    "xcup": "read_verilog *.v; synth_xilinx -family xcup -flatten -top {top}",
 }
-MULTIPLIES = re.compile(
-    r"\$_?(mul|macc|macc_v2|div|divfloor|mod|modfloor|pow|fma)_?"  # before mapping
-    r"|MULT\w*|ALU\d+\w*|DSP\w*|\w*_DSP\w*|MAC\w*|SB_MAC\w*",  # of ECP5, of Xilinx, of others
-)
+INFERENCE = {  # the same until arithmetic has been mapped, or not, to DSP blocks
+    "ecp5": f"{SYNTHESIS['ecp5']} -run begin:map_ram",
+    "xcup": f"{SYNTHESIS['xcup']} -run begin:map_memory",
+}
+MULTIPLIES = re.compile(r"\$_?(mul|macc|macc_v2|div|divfloor|mod|modfloor|pow|fma)_?")  # before mapping
+DSP = re.compile(r"MULT\w*|ALU\d+\w*|DSP\w*|SB_MAC\w*|MISTRAL_MUL\w*")  # of Lattice, Xilinx, Intel
 STATISTICS = "cells.json"
 
 
@@ -44,5 +46,10 @@ def cells(folder: Path, top: str, script: str) -> Counter[str]:
 
 
 def multipliers(found: Counter[str]) -> dict[str, int]:
-    """Those kinds that multiply or divide."""
+    """Operators that multiply or divide; after mapping adders of three terms also are called ``$macc``."""
     return {kind: n for kind, n in found.items() if MULTIPLIES.fullmatch(kind)}
+
+
+def dsp_blocks(found: Counter[str]) -> dict[str, int]:
+    """Cells of a device that multiply."""
+    return {kind: n for kind, n in found.items() if DSP.fullmatch(kind)}

@@ -126,7 +126,8 @@ def plan_layers(graph: Graph, choice: Choice) -> dict[str, Plan]:
         if refused:
             problems += refused
         elif choice.budget is not None:
-            found = _least(layer, wish, choice.budget, _pools(graph, name), names[name])
+            asked = _with_defaults(layer, wish, choice.folding.defaults)
+            found = _least(layer, asked, choice.budget, _pools(graph, name), names[name])
             if isinstance(found, Plan):
                 plans[name] = found
             else:
@@ -160,6 +161,13 @@ def _refused(layer: Linear, wish: Wish, label: str) -> list[Problem]:
             message = f"{key} must be at most {most} ({of}) {grouped}and is {asked}"
             problems.append(Problem("bad-folding", message, (label,), f"the next that is possible is {possible}"))
     return problems
+
+
+def _with_defaults(layer: Linear, wish: Wish, others: Wish) -> Wish:
+    """A wish completed by what the folding file asks of all layers, cut to what this one can use."""
+    most_pe, most_simd = layer.limits()
+    fit = layer.fit(others.pe or most_pe, others.simd or most_simd)
+    return Wish(wish.pe or (others.pe and fit.pe), wish.simd or (others.simd and fit.simd), wish.form)
 
 
 def _fit(layer: Linear, wish: Wish, choice: Choice) -> Fold:

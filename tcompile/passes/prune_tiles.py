@@ -2,7 +2,8 @@
 
 The weights of a layer are a matrix of MH rows (output channels) and MW columns in the order (kernel..., channel within
 the group). A tile is PE rows by SIMD columns and never crosses a kernel tap or a group; rows and channels that do not
-divide are padded with zeros. A tile's strength is the root mean square of its own weights (padding not counted), so
+divide are padded with zeros. Where a layer has fewer channels than SIMD, the taps along the last axis count as
+channels, and a dense layer over a flattened image has the image's positions for taps: both are what the engine does. A tile's strength is the root mean square of its own weights (padding not counted), so
 that padded tiles compare fairly; across layers it is taken relative to the mean strength of the layer's tiles.
 """
 
@@ -12,13 +13,15 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from tcompile.errors import Problem, UsageError, printable
-from tcompile.ir.graph import Graph
+from tcompile.ir import real as R
+from tcompile.ir.graph import Graph, TensorType
 from tcompile.passes.base import PassResult
 from tcompile.passes.weights import Layer, Names, float_layers, with_weight
 
@@ -61,6 +64,52 @@ def _without(weight: np.ndarray, dropped: np.ndarray, pe: int, simd: int, group:
     mask = dropped.transpose(0, 1, 3, 2).repeat(pe, axis=1).repeat(simd, axis=2)
     mask = mask[:, : weight.shape[0] // group, : weight.shape[1]]
     return np.where(mask.reshape(weight.shape), 0.0, weight)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A layer's weights as the engine cuts them: (MH, channels of a tap, taps)."""
+
+    shape: tuple[int, ...]
+    packed: bool
+
+    @classmethod
+    def of(cls, graph: Graph, layer: Layer, simd: int) -> _View:
+        shape = layer.weight.shape
+        image = _flattened(graph, layer.node.inputs[0]) if len(shape) == 2 else None
+        if image is not None and prod(image) == shape[1]:
+            return cls((shape[0], image[0], prod(image[1:])), packed=False)
+        packed = layer.group == 1 and len(shape) > 2 and shape[-1] > 1 and shape[1] < simd
+        return cls(shape, packed)
+
+    def cut(self, weight: np.ndarray) -> np.ndarray:
+        """The weights in this view."""
+        w = weight.reshape(self.shape)
+        if self.packed:
+            w = np.moveaxis(w, -1, 1)
+            w = w.reshape(w.shape[0], w.shape[1] * w.shape[2], *w.shape[3:])
+        return w
+
+    def joined(self, cut: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The weights of a view in the layer's own shape."""
+        if self.packed:
+            taps, channels = self.shape[-1], self.shape[1]
+            cut = np.moveaxis(cut.reshape(cut.shape[0], taps, channels, *cut.shape[2:]), 1, -1)
+        return cut.reshape(shape)
+
+
+def _flattened(graph: Graph, value: str) -> tuple[int, ...] | None:
+    """Channels and positions of the image that a vector was, elementwise operations looked through."""
+    node = graph[value]
+    while node.inputs:
+        source = graph[node.inputs[0]]
+        shapes = [n.type.shape for n in (node, source) if isinstance(n.type, TensorType)]
+        if isinstance(node, R.Reshape):
+            return shapes[1][1:] if len(shapes[1]) > 2 and shapes[1][0] == 1 else None
+        if shapes[0] != shapes[1]:
+            return None
+        node = source
+    return None
 
 
 @dataclass(frozen=True)
@@ -125,15 +174,23 @@ class PruneTiles:
             notes = (*notes, f"{printable(layers[0].name)} left alone: first layer")
             layers = layers[1:]
         self._check_names(layers)
-        strengths = [tiles(layer.weight, self.pe, self.simd, layer.group) for layer in layers]
+        views = [_View.of(graph, layer, self.simd) for layer in layers]
+        strengths = [
+            tiles(view.cut(layer.weight), self.pe, self.simd, layer.group)
+            for layer, view in zip(layers, views, strict=True)
+        ]
         dropped = self._choose(layers, strengths)
         names = Names(graph)
         new = {}
-        for layer, drop, strength in zip(layers, dropped, strengths, strict=True):
+        for layer, view, drop, strength in zip(layers, views, dropped, strengths, strict=True):
             if (drop & (strength > 0)).any():
-                weight = _without(layer.weight, drop, self.pe, self.simd, layer.group)
+                cut = _without(view.cut(layer.weight), drop, self.pe, self.simd, layer.group)
+                weight = view.joined(cut, layer.weight.shape)
                 new[layer.node.name] = with_weight(graph, layer, weight, names)
-        notes += tuple(self._note(la, d | (s == 0)) for la, d, s in zip(layers, dropped, strengths, strict=True))
+        notes += tuple(
+            self._note(layer, view, drop | (strength == 0))
+            for layer, view, drop, strength in zip(layers, views, dropped, strengths, strict=True)
+        )
         notes += self._total(dropped, strengths)
         if not new:
             return PassResult(graph, False, notes)
@@ -186,8 +243,8 @@ class PruneTiles:
             dropped[k] |= mark[first : first + len(r)].reshape(dropped[k].shape)
             first += len(r)
 
-    def _note(self, layer: Layer, zero: np.ndarray) -> str:
-        rows, channels = layer.weight.shape[0] // layer.group, layer.weight.shape[1]
+    def _note(self, layer: Layer, view: _View, zero: np.ndarray) -> str:
+        rows, channels = layer.weight.shape[0] // layer.group, view.cut(layer.weight).shape[1]
         padded = [
             f"{what} {n} padded to {n + -n % m}"
             for what, n, m in (("rows", rows, self.pe), ("channels", channels, self.simd))

@@ -4,6 +4,9 @@ A module is parsed once per mutant, the node is found again by its position in t
 written back as text; so comments and layout of the mutated text differ from the original, line numbers in the list of
 mutants do not. Not mutated, because no test should care: annotations, decorators, ``assert``, ``__all__``, texts
 (f-strings included), ``zip(strict=...)``, timeouts, and what runs only for type checkers or as a script.
+
+In gateware the same operators make the faults: a term of ``valid`` or ``ready`` inverted, ``&`` for ``|``, a constant of
+a width or a count one off, the arms of a ``Mux`` exchanged, a signed shape unsigned, a register that is none.
 """
 
 from __future__ import annotations
@@ -41,6 +44,9 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Pow: ast.Mult,
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
 }
 NAMES = {
     "min": "max",
@@ -53,7 +59,11 @@ NAMES = {
     "trunc": "floor",
     "argmin": "argmax",
     "argmax": "argmin",
+    "as_signed": "as_unsigned",
+    "as_unsigned": "as_signed",
 }
+SHAPES = {"signed": "unsigned", "unsigned": "signed"}  # functions; fields of these names hold truth values
+DOMAINS = {"comb": "sync", "sync": "comb"}  # of m.d in gateware
 QUIET_KEYWORDS = re.compile(r"timeout|^strict$")
 
 Change = Callable[[ast.AST], ast.AST]
@@ -225,14 +235,14 @@ def _changes(node: ast.AST) -> list[tuple[str, int, Change]]:
     match node:
         case ast.Compare():
             return _comparison_changes(node)
-        case ast.BinOp() if type(node.op) in ARITHMETIC and not _joins_text(node):
+        case ast.BinOp() if type(node.op) in ARITHMETIC and not _joins_text(node) and not _joins_types(node):
             return [("arithmetic", node.right.lineno, _with(op=ARITHMETIC[type(node.op)]()))]
-        case ast.AugAssign() if type(node.op) in ARITHMETIC and not _is_text(node.value):
+        case ast.AugAssign() if type(node.op) in ARITHMETIC and not _gathers(node):
             return [("arithmetic", node.lineno, _with(op=ARITHMETIC[type(node.op)]()))]
         case ast.BoolOp():
             other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
             return [("boolean", node.values[1].lineno, _with(op=other))]
-        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+        case ast.UnaryOp(op=ast.USub() | ast.Not() | ast.Invert()):
             kind = "sign" if isinstance(node.op, ast.USub) else "boolean"
             return [(kind, node.lineno, lambda copy: copy.operand)]
         case ast.Constant(value=bool()):
@@ -246,6 +256,17 @@ def _changes(node: ast.AST) -> list[tuple[str, int, Change]]:
             return [("function", node.end_lineno or node.lineno, _with(attr=NAMES[name]))]
         case ast.Slice():
             return _slice_changes(node)
+    return _gateware_changes(node)
+
+
+def _gateware_changes(node: ast.AST) -> list[tuple[str, int, Change]]:
+    match node:
+        case ast.Call(func=ast.Name(id=name)) if name in SHAPES:
+            return [("sign", node.func.lineno, _with(func=ast.Name(id=SHAPES[name], ctx=ast.Load())))]
+        case ast.Call(func=ast.Name(id="Mux"), args=[condition, yes, no]):
+            return [("gateware", node.func.lineno, _with(args=[condition, no, yes]))]
+        case ast.Attribute(attr=name, value=ast.Attribute(attr="d")) if name in DOMAINS:
+            return [("gateware", node.lineno, _with(attr=DOMAINS[name]))]
     return []
 
 
@@ -288,6 +309,20 @@ def _is_number(node: ast.expr) -> bool:
 
 def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes))
+
+
+def _gathers(node: ast.AugAssign) -> bool:
+    """Whether ``+=`` adds to a text, a list or a domain: the fault would be a type error."""
+    to_domain = isinstance(node.target, ast.Attribute) and node.target.attr in DOMAINS
+    return to_domain or _is_text(node.value) or isinstance(node.value, ast.List | ast.ListComp)
+
+
+def _joins_types(node: ast.expr) -> bool:
+    """Whether ``|`` joins types, as in ``isinstance(x, A | B)``: the fault would be a type error."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _joins_types(node.left) and _joins_types(node.right)
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name[:1].isupper() or (isinstance(node, ast.Constant) and node.value is None)
 
 
 def _joins_text(node: ast.BinOp) -> bool:

@@ -17,11 +17,15 @@ def load_table(path: Path) -> dict[str, list[str]]:
 def files_for(module: str, table: dict[str, list[str]], root: Path) -> list[str]:
     """Test files of a module that exist: by its own name, then its row in the table, then its folder's row.
 
-    ``tcompile/ir/interpret.py`` has by its name every ``test_interpret.py`` and ``test_interpret_*.py`` below tests/.
-    A row may name files or folders.
+    ``tcompile/ir/interpret.py`` has by its name every ``test_interpret.py`` and ``test_interpret_*.py`` below tests/,
+    and every ``test_ir_interpret.py`` and ``test_ir_interpret_*.py``. A row may name files or folders.
     """
-    stem = PurePosixPath(module).stem
-    candidates = [path.relative_to(root).as_posix() for path in _named(root / "tests", stem)]
+    name = PurePosixPath(module)
+    candidates = [
+        path.relative_to(root).as_posix()
+        for stem in (name.stem, f"{name.parent.name}_{name.stem}")
+        for path in _named(root / "tests", stem)
+    ]
     for place in (module, *(parent.as_posix() for parent in PurePosixPath(module).parents)):
         for test in table.get(place, []):
             path = root / test

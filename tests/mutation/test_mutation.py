@@ -71,6 +71,16 @@ def project(root: Path, test: str) -> Path:
         ("not a", {"not a -> a"}),
         ("a and b", {"a and b -> a or b"}),
         ("min(a, b)", {"min(a, b) -> max(a, b)"}),
+        ("a & b", {"a & b -> a | b"}),
+        ("a | b", {"a | b -> a & b"}),
+        ("a ^ b", {"a ^ b -> a | b"}),
+        ("~a", {"~a -> a"}),
+        ("Mux(a, b, c)", {"Mux(a, b, c) -> Mux(a, c, b)"}),
+        ("m.d.comb += a.eq(b)", {"m.d.comb -> m.d.sync"}),
+        ("m.d.sync += a.eq(b)", {"m.d.sync -> m.d.comb"}),
+        ("signed(n)", {"signed(n) -> unsigned(n)"}),
+        ("unsigned(n)", {"unsigned(n) -> signed(n)"}),
+        ("a.as_signed()", {"a.as_signed -> a.as_unsigned"}),
         ("np.floor(a)", {"np.floor -> np.ceil"}),
         ("np.rint(a)", {"np.rint -> np.floor"}),
         ("a.max()", {"a.max -> a.min"}),
@@ -92,9 +102,13 @@ def test_operator_makes(source: str, expected: set[str]):
         "__all__ = ['a'] + ['b']",
         "raise E(f'{a + 1} is wrong')",
         "'a' + b",
+        "a += [b, c]",
         "'%d' % a",
         "[None] * n",
         "assert a < 1",
+        "isinstance(a, b.A | C | None)",
+        "a.signed",
+        "d.comb",
         "f(x, timeout=30)",
         "TIMEOUT = 30",
         "def f(a, timeout=30, *, b_timeout=3): ...",
@@ -160,6 +174,14 @@ def test_tests_named_after_the_module_come_first(tmp_path: Path):
         "tests/ir/test_abc.py",
         "tests/test_all.py",
     ]
+
+
+def test_tests_may_name_the_folder_too(tmp_path: Path):
+    for name in ("test_ir_clip.py", "test_ir_clip_more.py", "test_pass_clip.py"):
+        path = tmp_path / "tests" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert files_for("tcompile/ir/clip.py", {}, tmp_path) == ["tests/test_ir_clip.py", "tests/test_ir_clip_more.py"]
 
 
 def test_path_that_does_not_exist_is_refused(tmp_path: Path):

@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 Outcome = Literal["killed", "timeout", "survived", "untested"]
 
-COPIED = ("tcompile", "hw", "templates", "examples", "tests", "pyproject.toml", "Makefile", ".ci", "README.md")
+COPIED = ("tcompile", "hw", "templates", "examples", "docs", "tests", "pyproject.toml", "Makefile", ".ci", "README.md")
 SECONDS_AT_LEAST = 30.0  # a machine that is busy with something else kills no mutant
 SLOWDOWN = 5.0
 BASELINE_SECONDS = 300.0  # tests of one module that take longer are of no use here
