@@ -1,8 +1,8 @@
-# Every target makes the virtual environment it needs; a machine needs python3 >= 3.11, make and gcc.
+# Every target makes the virtual environment it needs; a machine needs python3 >= 3.11, make and g++.
 
 PYTHON ?= python3
 JOBS ?= 2
-MUTATE_PATHS ?= tcompile/passes tcompile/lowering tcompile/ir
+MUTATE_PATHS ?= tcompile/passes tcompile/lowering tcompile/ir tcompile/mapping hw
 MUTATE_SAMPLE ?= 200
 MUTATE_SEED ?= 0
 
@@ -13,14 +13,14 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint bench mutate clean
+.PHONY: help setup demo test check lint bench bench-hardware mutate clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the virtual environment .venv, if it is not there yet
 
-demo: $(STAMP) ## the whole way on a real trained network, in a minute or two
+demo: $(STAMP) ## the whole way on a real trained network, in a minute or two: Verilog, simulated
 	@$(BIN)/tcompile demo
 
 test: lint ## style, types, import layers and all tests
@@ -38,7 +38,10 @@ lint: $(STAMP) ## the part of `test` that reads the code only
 bench: $(STAMP) ## exactness on real networks below ../shared/data; writes benchmarks/exactness.md
 	@$(BIN)/python benchmarks/exactness.py
 
-mutate: $(STAMP) ## plant faults in passes, lowering and IR; how many do the tests find?
+bench-hardware: $(STAMP) ## Verilog of real networks below ../shared/data in Verilator; writes benchmarks/hardware.md
+	@$(BIN)/python -m benchmarks.hardware
+
+mutate: $(STAMP) ## plant faults in the compiler and the gateware; how many do the tests find?
 	@$(BIN)/python -m tests.mutation --paths $(MUTATE_PATHS) --sample $(MUTATE_SAMPLE) --seed $(MUTATE_SEED) --jobs $(JOBS)
 
 clean: ## remove what was built; .venv stays

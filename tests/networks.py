@@ -340,6 +340,16 @@ class RandomNetwork:
         return self.b.argmax(x, self.integer(1, len(self.b.shape(x)) - 1))
 
 
+def one_layer(seed: int) -> tuple[Graph, str]:
+    """A network of one random layer."""
+    net = RandomNetwork(seed)
+    net.random, net.b = np.random.default_rng(seed), Builder()
+    x = net.b.input(net.first_shape())
+    y = net.conv(x) or net.dense(x)
+    assert y is not None
+    return net.b.graph(y), y
+
+
 def random_folds(graph: Graph, seed: int) -> dict[str, Fold]:
     """Lanes at random, as many as a layer can use at most."""
     known, generator = layouts(graph), np.random.default_rng(seed)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tcompile.errors import UsageError
+from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.network import map_network
-from tcompile.mapping.place import place
-from tcompile.mapping.plan import Choice
-from tests.networks import Builder, queues
+from tcompile.mapping.place import Recipe, place
+from tcompile.mapping.plan import Choice, plan_layers
+from tests.networks import Builder, one_layer, queues
 
 
 def chain() -> Graph:
@@ -69,3 +69,25 @@ def test_target_that_no_folding_meets_is_refused_wrong():
     with pytest.raises(UsageError) as caught:
         map_network(chain(), Choice(budget=60))
     assert {p.code for p in caught.value.problems} == {"too-fast"}
+
+
+def test_budget_of_the_layers_is_lowered_where_the_pipeline_has_bubbles():
+    graph, value = one_layer(130)
+    plan = plan_layers(graph, Choice(budget=28))[value]
+    alone = place(graph, Recipe({value: plan.fold}, 8, plan.cycles))
+    assert plan.cycles <= 28 < predict(alone).interval
+    assert map_network(graph, Choice(budget=28)).cycles.interval <= 28
+
+
+def test_target_that_bubbles_make_unreachable_is_refused_wrong():
+    graph, value = one_layer(130)
+    assert plan_layers(graph, Choice(budget=15))[value].cycles == 15
+    with pytest.raises(UsageError) as caught:
+        map_network(graph, Choice(budget=15))
+    assert caught.value.problems == (
+        Problem(
+            "too-fast",
+            "the pipeline must take at most 15 cycles per frame, and takes 20",
+            hint="ask for fewer frames per second, or give a higher --clock-mhz",
+        ),
+    )

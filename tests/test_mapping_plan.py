@@ -20,17 +20,7 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.place import Recipe, place
 from tcompile.mapping.plan import Choice, Plan, labels, plan_layers
 from tcompile.mapping.schedule import schedule
-from tests.networks import Builder, RandomNetwork
-
-
-def one_layer(seed: int) -> tuple[Graph, str]:
-    """A network of one random layer."""
-    net = RandomNetwork(seed)
-    net.random, net.b = np.random.default_rng(seed), Builder()
-    x = net.b.input(net.first_shape())
-    y = net.conv(x) or net.dense(x)
-    assert y is not None
-    return net.b.graph(y), y
+from tests.networks import Builder, one_layer
 
 
 def asked(graph: Graph, value: str, pe: int, simd: int) -> Plan:

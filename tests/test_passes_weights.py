@@ -145,9 +145,16 @@ def test_pruning_matrices_that_are_not_transposed() -> None:
 
 
 def test_pruning_convolutions_by_tap() -> None:
-    weight = np.ones((2, 3, 2, 2))
+    weight = np.ones((2, 4, 2, 2))
     weight[:, :, 0, 1] = 0.5
     pruned = weights(PruneTiles(0.25, pe=2, simd=4).run(conv(weight)).graph)[0]
+    assert (pruned == np.where(weight == 0.5, 0, 1)).all()
+
+
+def test_pruning_convolutions_of_few_channels_by_rows_of_taps() -> None:
+    weight = np.ones((2, 3, 2, 2))
+    weight[:, :, 1] = 0.5
+    pruned = weights(PruneTiles(0.5, pe=2, simd=6).run(conv(weight)).graph)[0]
     assert (pruned == np.where(weight == 0.5, 0, 1)).all()
 
 

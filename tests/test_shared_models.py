@@ -9,6 +9,7 @@ import pytest
 
 import tcompile
 from benchmarks import exactness
+from tcompile.verify import frames_of, input_types, verify
 from tests.conftest import shared_model
 
 LIMITS = {"mlperf_resnet_large_int8_qdq.onnx": 40, "ece_gray96_int8_qdq.onnx": 100, "mlperf_ad01_int8_qdq.onnx": 300}

@@ -31,7 +31,8 @@ SHORT = 4  # words of a memory that are set one by one
 
 MODULE_LINE = re.compile(r"^((?:module|[ \t]*cell) )\\([^\s$]\S*)", re.MULTILINE)
 ALWAYS_DUMMY = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
-REGISTER = re.compile(r"^  reg ((?:\[\d+:\d+\] )?)(\\\S+ |\w+) *= ([^;\n]+);$", re.MULTILINE)
+NOTHING = re.compile(r"^  (?:wire|reg) (?:signed )?\[-1:0\] \S+ ?;\n", re.MULTILINE)  # signals without bits
+REGISTER = re.compile(r"^  reg ((?:signed )?(?:\[\d+:\d+\] )?)(\\\S+ |\w+) *= ([^;\n]+);$", re.MULTILINE)
 MEMORY = re.compile(
     r"^  initial begin\n((?:    (?P<name>\S+ ?)\[\d+\] = (?P<value>\S+);\n)(?:    (?P=name)\[\d+\] = (?P=value);\n)+)  end$",
     re.MULTILINE,
@@ -124,7 +125,7 @@ def _split(text: str) -> dict[str, tuple[tuple[str, ...], str]]:
         if match[1] in found:
             raise InternalError(Problem("module-names", f"two modules are named {match[1]!r}"))
         body = MEMORY.sub(_filled, REGISTER.sub(r"  reg \1\2;\n  initial \2 = \3;", match[0]))
-        body = _complete_cases(body)
+        body = _complete_cases(NOTHING.sub("", body))
         found[match[1]] = tuple(p.strip() for p in match[2].split(",")), body
     return found
 

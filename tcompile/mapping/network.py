@@ -65,7 +65,10 @@ def map_network(graph: Graph, choice: Choice) -> Mapped:
             return mapped
         assert interval is not None
         budget = budget * target // interval if budget * target // interval < budget else budget - 1
-        mapped = _mapped(graph, replace(choice, budget=budget))
+        try:
+            mapped = _mapped(graph, replace(choice, budget=budget))
+        except UsageError:  # of a budget that nobody asked for
+            break
     message = f"the pipeline must take at most {target} cycles per frame, and takes {mapped.cycles.interval}"
     hint = "ask for fewer frames per second, or give a higher --clock-mhz"
     raise UsageError(Problem("too-fast", message, hint=hint))
