@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,50 @@ def test_lanes_with_own_elements(seed, kind):
 def test_flickering_ready_changes_no_value(seed):
     block, x, memories = make(seed)
     bench(block, [x], memories, Stalls(flicker=seed))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"kind": "lane"}, "lane lanes must be as many at input and output, not 3, 2"),
+        ({"kind": "sum", "tiles": 0, "weight_width": 0}, "sum lanes must be as many"),
+        ({"span": 0}, "a window of 0 words must fit the ring of 8"),
+        ({"span": 9}, "a window of 9 words must fit the ring of 8"),
+        ({"tiles": 0}, "dot lanes and 0 tiles of 2 bits do not fit"),
+        ({"weight_width": 0}, "dot lanes and 4 tiles of 0 bits do not fit"),
+        ({"kind": "max", "i": Bus(2, 4), "tiles": 0}, "max lanes and 0 tiles of 2 bits do not fit"),
+    ],
+)
+def test_descriptions_that_cannot_be_are_refused_wrong(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(WHOLE, **changes)
+
+
+WHOLE = Engine("dot", Bus(3, 4), Bus(2, 12, True), 8, 8, ((3, 1), (2, 4)), 5, 7, 4, 2)
+
+
+def test_schedule_goes_through_its_memory():
+    block = replace(WHOLE, weight_width=7, entries=4)
+    entries = [
+        Entry(7, 3, first=True, last=False, adds=True, next=False),
+        Entry(0, 0, first=False, last=True, adds=True, next=True),
+        Entry(5, 1, first=True, last=True, adds=False, next=False),
+        Entry(2, 2, first=True, last=True, adds=True, next=False),
+    ]
+    words = block.schedule_words(entries)
+    assert block.schedule(words) == entries
+    assert block.row_blocks(words) == [2, 1, 1]
+    assert max(words) < 1 << block.memories["schedule"].width
+    assert block.memories["schedule"].width == 3 + 2 + 4
+
+
+def test_words_of_a_frame_are_those_that_the_window_passes():
+    assert WHOLE.frame_words == 2 + 4 + 2 + 5
+    assert (WHOLE.positions, WHOLE.passes, WHOLE.simd) == (6, 1, 3)
+
+
+@pytest.mark.parametrize("simd, stages", [(1, 0), (2, 1), (4, 1), (5, 2), (16, 2), (17, 3)])
+def test_two_levels_of_adders_between_registers(simd, stages):
+    block = replace(WHOLE, i=Bus(simd, 4))
+    assert (block.tree_stages, block.pipeline, block.latency) == (stages, 5 + stages, 6 + stages)
+    assert replace(block, weight_width=3).pipeline == 6 + stages

@@ -91,10 +91,11 @@ def run(root: Path, mutants: Sequence[Mutant], tests: Sequence[str] | None, *, j
             print(f"{line} ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
 
     with runner.copies():
-        needed = sorted({tests for tests in lists.values() if tests})
-        print(f"{len(mutants)} mutants; first, {len(needed)} lists of tests without a fault", file=sys.stderr)
+        needed = sorted({(test,) for tests in lists.values() for test in tests})
+        print(f"{len(mutants)} mutants; first, {len(needed)} tests without a fault", file=sys.stderr)
         seconds = runner.baselines(needed)
-        work = [(m, lists[m.path], time_limit(seconds.get(lists[m.path], 0.0))) for m in mutants]
+        limits = {tests: time_limit(sum(seconds[test,] for test in tests)) for tests in lists.values()}
+        work = [(m, lists[m.path], limits[lists[m.path]]) for m in mutants]
         return runner.run(work, report)
 
 
