@@ -86,7 +86,7 @@ class Accelerator:
             place = Path(folder) / "build"
             if simulator == "verilator":
                 self._built.write(place)
-            with machine_of(simulator, graph, lambda: design, place, stall) as machine:
+            with machine_of(simulator, graph, lambda: design, place, stall=stall) as machine:
                 yield machine
 
     def write(self, directory: str | Path, *, force: bool = False) -> None:

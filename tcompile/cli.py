@@ -55,7 +55,9 @@ Reference = Annotated[
     typer.Option(metavar="auto|plain|fused", help="Which of onnxruntime's results to reproduce [default: auto]."),
 ]
 Pe = Annotated[int | None, typer.Option(metavar="P", help="Output channels at a time, rows of a tile [default: 8].")]
-Simd = Annotated[int | None, typer.Option(metavar="S", help="Input channels at a time, columns of a tile [default: 8].")]
+Simd = Annotated[
+    int | None, typer.Option(metavar="S", help="Input channels at a time, columns of a tile [default: 8].")
+]
 Fold = Annotated[
     str | None, typer.Option(metavar="FOLD.json", help="Lanes of single layers: {'conv1': {'PE': 8, 'SIMD': 9}}.")
 ]
@@ -179,6 +181,7 @@ def verify(
     stall: Annotated[
         str, typer.Option(metavar="none|random:SEED", help="Pauses at all ports of the hardware.")
     ] = "none",
+    jobs: Annotated[int, typer.Option(metavar="N", help="Compilers that run at the same time.")] = 2,
     reference: Reference = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -197,12 +200,14 @@ def verify(
         _one_of("--reference", reference, ("auto", "plain", "fused"))
     if samples is not None and samples < 1:
         raise UsageError(Problem("bad-option", f"--samples must be at least 1, not {samples}"))
+    if jobs < 1:
+        raise UsageError(Problem("bad-option", f"--jobs must be at least 1, not {jobs}"))
     if seed < 0:
         raise UsageError(Problem("bad-option", f"--seed must not be negative, and is {seed}"))
     with screen.progress() as tell:
         report, found = verify_build(
             directory, inputs, samples=samples, seed=seed, mode=cast(Any, reference or "auto"),
-            simulator=cast(Any, simulator), stall=pauses, progress=tell,
+            simulator=cast(Any, simulator), stall=pauses, jobs=jobs, progress=tell,
         )  # fmt: skip
     show_verification(screen, report, found)
     if found.mismatches:

@@ -34,7 +34,13 @@ class Bench(Protocol):
 
 @contextmanager
 def machine_of(
-    simulator: Simulator, graph: Graph, design: Callable[[], Design], directory: Path, stall: int | None = None
+    simulator: Simulator,
+    graph: Graph,
+    design: Callable[[], Design],
+    directory: Path,
+    *,
+    stall: int | None = None,
+    jobs: int = 2,
 ) -> Iterator[Machine]:
     """The machine of a build directory.
 
@@ -44,6 +50,8 @@ def machine_of(
         Makes the design; not called for the simulator "model".
     stall : int, optional
         Seed of random pauses at all ports.
+    jobs : int
+        Compilers that run at the same time.
     """
     if simulator == "model":
         yield Interpreter(graph)
@@ -60,10 +68,10 @@ def machine_of(
         from tcompile.simulate.verilator import Simulation
 
         def look(inputs: list[Beats], **options: object) -> Run:
-            with Simulation(directory, probes=True) as seeing:
+            with Simulation(directory, probes=True, jobs=jobs) as seeing:
                 return seeing.run(inputs, **options)  # type: ignore[arg-type]
 
-        with Simulation(directory) as simulation:
+        with Simulation(directory, jobs=jobs) as simulation:
             yield Hardware("verilator", graph, design(), simulation.run, look, stall)
 
 

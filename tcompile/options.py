@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["BuildOptions", "Simulator", "VerifyOptions"]
+__all__ = ["BuildOptions", "Simulator"]
 
 
 Simulator = Literal["verilator", "amaranth", "model"]
@@ -112,13 +112,3 @@ class BuildOptions(_Options):
     def compresses(self) -> bool:
         """Whether weights or activations are to be changed."""
         return bool(self.ternary or self.weights or self.prune or "act_bits" in self.model_fields_set)
-
-
-class VerifyOptions(_Options):
-    """Options of ``verify``."""
-
-    samples: Annotated[int, Field(ge=1)] = 16
-    seed: Annotated[int, Field(ge=0)] = 0
-    simulator: Simulator = "verilator"
-    stall: int | None = None
-    reference: Literal["auto", "plain", "fused"] = "auto"

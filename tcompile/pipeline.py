@@ -402,6 +402,7 @@ def verify_build(
     mode: Literal["auto", "plain", "fused"] = "auto",
     simulator: Simulator = "verilator",
     stall: int | None = None,
+    jobs: int = 2,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Verification]:
     """Verify a build directory and enter the results into its report.
@@ -418,6 +419,8 @@ def verify_build(
         What computes the accelerator's integers.
     stall : int, optional
         Seed of random stalls at all ports.
+    jobs : int
+        Compilers that run at the same time.
     """
     opened = read_build(directory)
     network, report = opened.network, opened.report
@@ -432,7 +435,7 @@ def verify_build(
         labels = labels_of(arrays, len(next(iter(frames.values()))))
         frames = {name: x[:samples] for name, x in frames.items()}
         labels = None if labels is None else labels[:samples]
-    with machine_of(simulator, network.graph, opened.design, directory, stall) as machine:
+    with machine_of(simulator, network.graph, opened.design, directory, stall=stall, jobs=jobs) as machine:
         found = verify(network, frames, labels, machine=machine, progress=progress)
     report = with_verification(report, found)
     replace_file(directory / "report.json", dump_report(report))

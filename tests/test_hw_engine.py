@@ -128,3 +128,18 @@ def test_two_levels_of_adders_between_registers(simd, stages):
     block = replace(WHOLE, i=Bus(simd, 4))
     assert (block.tree_stages, block.pipeline, block.latency) == (stages, 5 + stages, 6 + stages)
     assert replace(block, weight_width=3).pipeline == 6 + stages
+
+
+@pytest.mark.parametrize("kind", ["dot", "max"])
+@pytest.mark.parametrize("moves, frame", [(((3, 1), (2, 2)), 1), (((4, 1),), 1), (((1, 0),), 2)])
+def test_schedule_of_one_entry_gives_a_position_per_cycle(kind, moves, frame):
+    o = Bus(2, 12, True) if kind == "dot" else Bus(2, 4)
+    block = Engine(kind, Bus(2, 4), o, 9, 1, moves, frame, 1, 1 if kind == "dot" else 0, 2 if kind == "dot" else 0)
+    memories = {"schedule": block.schedule_words([Entry(0, next=False, adds=True)])}
+    if kind == "dot":
+        memories["weights"] = block.weight_words(np.array([[[1, -1], [0, 1]]]))
+    x = np.random.default_rng(0).integers(0, 16, (4 * block.frame_words, 2))
+    run = bench(block, [x], memories)
+    assert run.taken[0] == list(range(len(x)))
+    assert run.given[0][0] == run.taken[0][0] + block.latency
+    bench(block, [x], memories, Stalls.random(1, block))

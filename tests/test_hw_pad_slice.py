@@ -142,3 +142,10 @@ def test_slices_that_cannot_be_are_refused_wrong(change, reason):
     good = part("image")
     with pytest.raises(ValueError, match=reason):
         Slice(**{**vars(good), **change})
+
+
+@pytest.mark.parametrize("block", [pad("end"), part("steps")])
+def test_first_beat_comes_after_the_latency(block):
+    beats = block.grid if isinstance(block, Slice) else block.inner
+    run = bench(block, [frames(beats).reshape(-1, 2)])
+    assert run.given[0][0] == run.taken[0][0] + block.latency

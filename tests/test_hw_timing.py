@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from hw.outbox import outbox_depth
-from hw.timing import Channel, Queue, dispatch, outbox, run, sink, source
+from hw.timing import Channel, Process, Queue, dispatch, outbox, run, sink, source
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -73,3 +73,15 @@ def test_outbox_depth_is_the_least_that_holds_nothing_up(latency, interval):
     depth = outbox_depth(latency, interval)
     assert times(depth) == [k * interval for k in range(20)]
     assert depth == 1 or times(depth - 1) != times(depth)
+
+
+def test_a_stream_carries_a_beat_per_cycle_at_most():
+    """Whatever the other side would do."""
+
+    def eager(step: str, channel: Channel) -> Process:
+        for _ in range(3):
+            yield (step, channel, 0)
+
+    there, back = Channel("there", record=True), Channel("back", record=True)
+    run([source(there, 3), eager("get", there), sink(back), eager("put", back)])
+    assert there.times == back.times == [0, 1, 2]

@@ -149,6 +149,16 @@ def test_quotients_grow_with_what_they_divide():
     assert total(cost(block(1, 1, 200))) > total(cost(block(1, 1, 3)))
 
 
+@pytest.mark.parametrize("multiplier, digits, units", [(1, 1, 1), (3, 2, 1), (3, 2, 4), (5, 2, 4)])
+def test_quotients_by_hand(multiplier, digits, units):
+    block = quotient(multiplier, units, 3)
+    n, row, q = block.numerator_width, block.divisor_width + 1, block.quotient_width
+    stored = sum(m.width for m in block.memories.values())
+    lane = (digits + 1) * n + 2 * row * block.units + 2 * 4
+    held = (digits + 2) * n + (row + q) * block.units
+    assert without_control(block) == Resources(lane + stored, held)
+
+
 def quotient(multiplier: int, units: int, divisor: int) -> Quotient:
     from hw.quotient import QuotientChannel
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +93,21 @@ def modules(blocks: Iterable[Block | Control]) -> dict[Block | Control, Module]:
 def _rtlil(block: Block | Control, name: str) -> str:
     from amaranth.back import rtlil
 
-    text = rtlil.convert(block.component(), name=name, emit_src=False)
+    with _uncollected():
+        text = rtlil.convert(block.component(), name=name, emit_src=False)
     return MODULE_LINE.sub(lambda m: f"{m[1]}\\{_plain(m[2])}", text)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: elaboration makes a million small objects, none of them garbage until it ends."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _plain(name: str) -> str:

@@ -122,7 +122,9 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
     ]
     nets = (*_stream_nets(design), *memory_nets, *events)
     _distinct("nets", [n.name for n in nets])
-    return Netlist(design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32))
+    return Netlist(
+        design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32)
+    )
 
 
 def _check(design: Design) -> None:
