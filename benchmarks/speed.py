@@ -74,7 +74,7 @@ CASES = (
     Case(None),
 )
 
-# Clock, constant valid data with TLAST where it belongs, constant ready; nothing is looked at but ready.
+# Clock, valid constant data with TLAST where it belongs for as many frames, constant ready; only ready is looked at.
 BARE = r"""
 #include "Vtop.h"
 #include "verilated.h"
@@ -198,8 +198,11 @@ def bare_source(interface: Any) -> str:
         n = p.name
         start += [f"top.{n}_tvalid = 1;", f"std::memset(&top.{n}_tdata, 0x55, {-(-p.bus.bits // 8)});"]
         start += [f"unsigned long long {n}_left = {p.beats};", f"top.{n}_tlast = {n}_left == 1;"]
+        start += [f"unsigned long long {n}_frames = std::strtoull(argv[2], nullptr, 10);"]
         look += [f"const bool {n}_taken = top.{n}_tready;"]
-        following += [f"if ({n}_taken) {{ if (!--{n}_left) {n}_left = {p.beats}; top.{n}_tlast = {n}_left == 1; }}"]
+        following += [f"if ({n}_taken && {n}_frames) {{"]
+        following += [f"    if (!--{n}_left) {{ {n}_left = {p.beats}; top.{n}_tvalid = --{n}_frames != 0; }}"]
+        following += [f"    top.{n}_tlast = {n}_left == 1;", "}"]
     start += [f"top.{p.name}_tready = 1;" for p in interface.outputs]
     lines = {"start": (4, start), "look": (8, look), "next": (8, following)}
     return BARE % {key: "\n".join(" " * indent + line for line in text) for key, (indent, text) in lines.items()}
@@ -243,10 +246,10 @@ def race(title: str, directory: Path, frames: int, rounds: int) -> dict[str, Any
         benches, loops = [], []
         for k in range(rounds):  # whoever is first has the busier machine as often as the other
             if k % 2:
-                loops.append(bare_run(bare, directory, cycles))
+                loops.append(bare_run(bare, directory, cycles, frames))
             benches.append(bench_run(simulation, inputs, frames)[1])
             if not k % 2:
-                loops.append(bare_run(bare, directory, cycles))
+                loops.append(bare_run(bare, directory, cycles, frames))
     bench, loop = (
         Speed(cycles / median(s.wall for s in x), cycles / median(s.cpu for s in x)) for x in (benches, loops)
     )
@@ -268,10 +271,10 @@ def bench_run(simulation: Any, inputs: list[Any], frames: int) -> tuple[int, Spe
     return run.cycles, Speed(run.seconds, _children() - before)
 
 
-def bare_run(bare: Path, directory: Path, cycles: int) -> Speed:
+def bare_run(bare: Path, directory: Path, cycles: int, frames: int) -> Speed:
     """The same of the bare loop."""
     before = _children()
-    command = [str(bare), str(cycles)]
+    command = [str(bare), str(cycles), str(frames)]
     done = subprocess.run(command, cwd=directory / "rtl", capture_output=True, text=True, check=True, timeout=LIMIT)
     return Speed(float(done.stdout), _children() - before)
 
@@ -330,8 +333,8 @@ def text(result: dict[str, Any]) -> str:
         "",
         "## Simulation",
         "",
-        "Cycles per second of the emitted Verilator bench, and of a loop that toggles the clock with constant valid input and",
-        "ready over the same objects, flags and number of cycles; both by turns, medians. Ratio: bench / bare loop. Processor",
+        "Cycles per second of the emitted Verilator bench, and of a loop that toggles the clock with valid constant input and",
+        "constant ready over the same objects, flags, frames and cycles; both by turns, medians. Ratio: bench / bare loop. Processor",
         "time leaves out what other work took, and takes in the start of the process.",
         "",
         "| network | cycles per run | pairs | bench | bare loop | ratio | single pairs | ratio by processor time | load |",

@@ -67,6 +67,8 @@ class Accelerator:
             The frames do not fit the model.
         """
         network = self._built.compiled.network
+        if samples < 1 or seed < 0:
+            raise UsageError(Problem("bad-option", f"samples must be at least 1 and seed 0, not {samples} and {seed}"))
         if x is None:
             frames = random_inputs(network, samples, seed)
         else:

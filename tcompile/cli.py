@@ -7,7 +7,9 @@ outside tool is missing or failed; 70 a fault of tcompile; 130 interrupted.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -321,6 +323,7 @@ def _dump_ir(screen: Any, compiled: Any, wanted: bool) -> None:
 def main() -> None:
     """Entry point; turns errors into messages and exit codes."""
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
+    _end_on_signals()
     try:
         stopped = app(standalone_mode=False, prog_name="tcompile")  # a code where typer stopped by itself, else None
         sys.stdout.flush()
@@ -336,7 +339,7 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except (OSError, MemoryError) as error:  # a full disk or memory, where no one could say more
         _detach_stdout()
-        reason = (isinstance(error, OSError) and error.strerror) or "out of memory"
+        reason = "out of memory" if isinstance(error, MemoryError) else error.strerror or str(error)
         _report(UsageError(Problem("system", f"the system must go along, and says: {reason}")), flags - {"--json"})
         raise SystemExit(UsageError.exit_code) from None
     except Exception as error:  # noqa: BLE001  the last line of defence: a fault of ours, said as such
@@ -345,6 +348,17 @@ def main() -> None:
             raise SystemExit(UsageError.exit_code) from None
         _fault(error, flags)
         raise SystemExit(InternalError.exit_code) from None
+
+
+def _end_on_signals() -> None:
+    """Being told to end unwinds like an interruption: children are ended and temporary folders removed."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _usage(error: Any, flags: set[str]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 
 from hw.block import Beats
-from tcompile.errors import MismatchError, Problem
+from tcompile.errors import MismatchError, Problem, UsageError, printable
 from tcompile.ir.graph import Graph
 from tcompile.ir.integer import Input
 from tcompile.mapping.design import Design, Stream
@@ -53,6 +53,13 @@ def machine_of(
     jobs : int
         Compilers that run at the same time.
     """
+    if simulator not in get_args(Simulator):
+        known = ", ".join(get_args(Simulator))
+        raise UsageError(
+            Problem("bad-option", f"the simulator must be one of {known}, not {printable(str(simulator))}")
+        )
+    if stall is not None and (simulator == "model" or stall < 0):
+        raise UsageError(Problem("bad-option", "stall is a seed of 0 or more, for hardware; the model has no cycles"))
     if simulator == "model":
         yield Interpreter(graph)
     elif simulator == "amaranth":

@@ -53,6 +53,7 @@ __all__ = ["Built", "Compiled", "build", "compile_file", "node_rows", "plan", "v
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
+MOST_CYCLES = 2.0**40  # per frame; no network needs so many
 LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
 
@@ -389,7 +390,7 @@ def choice_of(graph: Graph, options: BuildOptions) -> Choice:
     if options.fold is not None:
         text = json.dumps(options.fold) if isinstance(options.fold, dict) else read_text(options.fold)
         folding = read_folding(text, layers)
-    budget = None if options.fps is None else int(options.clock_mhz * 1_000_000 / options.fps)
+    budget = None if options.fps is None else int(min(options.clock_mhz * 1_000_000 / options.fps, MOST_CYCLES))
     return Choice(options.pe, options.simd, folding, budget)
 
 

@@ -346,13 +346,15 @@ class Watch:
         constants = {i.name: i for i in graph.initializer}
         nodes = {n.name: n for n in graph.node if n.name}
         made = {o for n in graph.node for o in n.output}
+        taken: set[str] = set()  # of two tensors that onnxruntime made one, the second has no codes of its own
         for item in wanted:
             if not item.codes:
                 if item.tensor in made:
                     self._add(base, item, item.tensor, 0)
                 continue
             node = next((nodes[n] for n in item.nodes if n in nodes and _makes_codes(nodes[n])), None)
-            if node is not None:
+            if node is not None and node.output[0] not in taken:
+                taken.add(node.output[0])
                 index = ZERO_INPUT.get(node.op_type, -1)
                 shift = 0
                 if 0 <= index < len(node.input) and node.input[index] in constants:

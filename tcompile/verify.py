@@ -341,7 +341,11 @@ def verify(
         notes.append(f"onnxruntime's defaults do not load the host's last part by itself; it ran {behind.mode}")
     same = np.array([_frames_equal(mine, theirs, k) for k in range(count)])
     mismatches = int(sum(u.sum() for u in unequal.values())) + (int((~same).sum()) if missing else 0)
-    located = _locate(network, machine, network.mode, frames, unequal, codes)
+    own = _own_faults(network, machine, unequal, integers, codes)
+    notes += (
+        ["the hardware differs from its own integer network; 'reference' are the network's integers"] if own else []
+    )
+    located = own or _locate(network, machine, network.mode, frames, unequal, codes)
     different, located_other = _other(network, machine, frames, integers, codes) if other else (None, ())
     return Verification(
         machine.name, network.mode, count, compared, mismatches, int(same.sum()), different, located, located_other,
@@ -402,6 +406,36 @@ def _other(
     return int(sum(u.sum() for u in unequal.values())), _locate(network, machine, mode, frames, unequal, codes)
 
 
+def _bad(unequal: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Some frames with unequal outputs."""
+    return np.unique(np.concatenate([np.nonzero(u)[0] for u in unequal.values()] or [np.zeros(0, np.int64)]))[:LOCATED]
+
+
+def _own_faults(
+    network: Network,
+    machine: Machine,
+    unequal: Mapping[str, np.ndarray],
+    integers: Mapping[str, np.ndarray],
+    codes: Mapping[str, np.ndarray],
+) -> tuple[Difference, ...]:
+    """Layers where a machine does not even compute the integer network; first differing layer first."""
+    bad = _bad(unequal)
+    if isinstance(machine, Interpreter) or not len(bad):
+        return ()
+    few = {k: v[bad] for k, v in codes.items()}
+    meant = interpret(network.graph, few, keep=lambda n: True)
+    if all(np.array_equal(meant[value], part[bad]) for value, part in integers.items()):
+        return ()
+    values = {**machine.probe(few, set(meant)), **{value: part[bad] for value, part in integers.items()}}
+    found: list[Difference] = []
+    for node in network.graph:
+        if node.name in values and not isinstance(node, Input):
+            names = node.origin.names[::-1] or (node.name,)
+            port = Port(node.name, node.origin.tensor, names, "codes", "int64")
+            found += _difference(port, values[node.name], meant[node.name], bad)
+    return tuple(found)
+
+
 def _locate(
     network: Network,
     machine: Machine,
@@ -411,7 +445,7 @@ def _locate(
     codes: Mapping[str, np.ndarray],
 ) -> tuple[Difference, ...]:
     """Run the frames that differ again, watching every layer; first differing layer first."""
-    bad = np.unique(np.concatenate([np.nonzero(u)[0] for u in unequal.values()] or [np.zeros(0, np.int64)]))[:LOCATED]
+    bad = _bad(unequal)
     if not len(bad):
         return ()
     names = {p.value for p in network.probes}

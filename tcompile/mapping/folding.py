@@ -130,8 +130,9 @@ def _checked(name: str, entry: dict[str, Any], problems: list[Problem]) -> list[
 
 
 def _unknown(what: str, name: str, known: list[str], where: str = "") -> Problem:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"is {printable(close[0])} meant?" if close else f"there are {', '.join(map(printable, known[:12]))}"
+    folded = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"is {printable(folded[close[0]])} meant?" if close else f"there are {', '.join(map(printable, known[:12]))}"
     return Problem(
         f"unknown-{what}",
         f"the folding file names a {what} that does not exist: {printable(name)}",

