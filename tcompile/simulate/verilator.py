@@ -113,7 +113,7 @@ class Simulation:
     def __init__(self, directory: Path, *, probes: bool = False, jobs: int = 2, tools: Tools | None = None) -> None:
         self.directory = directory.absolute()
         self.interface = _interface(directory)
-        _check_memories(directory)
+        _check_memories(directory, self.interface.top)
         self.probes = probes
         self.jobs = jobs
         self.tools = tools or find_tools()
@@ -248,16 +248,16 @@ def _interface(directory: Path) -> Interface:
         raise _damaged(directory, f"sim/streams.json: {error}") from error
 
 
-def _check_memories(directory: Path) -> None:
+def _check_memories(directory: Path, top: str) -> None:
     """A simulator takes a missing memory for zeros; we do not."""
     rtl = directory / "rtl"
     try:
-        named = {name for file in rtl.glob("*_top.v") for name in re.findall(r'"([\w.]+\.mem)"', file.read_text())}
-        missing = sorted(name for name in named if not (rtl / name).is_file())
+        named = set(re.findall(r'"([\w.]+\.mem)"', (rtl / f"{top}.v").read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(directory, str(error)) from error
-    if missing or not list(rtl.glob("*_top.v")):
-        raise _damaged(directory, f"rtl/ has no {', '.join(missing) or 'top level'}")
+        raise _damaged(directory, f"rtl/{top}.v: {error}") from error
+    missing = sorted(name for name in named if not (rtl / name).is_file())
+    if missing:
+        raise _damaged(directory, f"rtl/ has no {', '.join(missing)}")
 
 
 def _damaged(directory: Path, reason: str) -> UsageError:
