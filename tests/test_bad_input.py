@@ -613,7 +613,8 @@ def test_an_interruption_of_verify_leaves_the_report(copy, tmp_path, monkeypatch
 def test_ctrl_c_in_a_process_of_its_own(copy, tmp_path, command):
     """The process says when it is at work, then gets the signal that a terminal sends."""
     script = (
-        "import sys, time, numpy as np; from tcompile import pipeline; from tcompile.cli import main\n"
+        "import signal, sys, time, numpy as np; from tcompile import pipeline; from tcompile.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent in the background has it ignored
         "name = 'lower' if sys.argv[1] == 'build' else 'verify'\n"
         "def slow(*a, **k): print('at work', flush=True); time.sleep(60)\n"
         "setattr(pipeline, name, slow)\nmain()\n"

@@ -12,7 +12,7 @@ import pytest
 from tcompile.bundle import Bundle, check_target, replace_file
 from tcompile.errors import UsageError
 from tcompile.options import BuildOptions
-from tcompile.pipeline import compile_file
+from tcompile.pipeline import build, compile_file
 from tests.command import DIGITS, tree
 
 REPORT = json.dumps({"schema": 1, "tools": {"tcompile": "0"}}).encode()
@@ -81,13 +81,18 @@ def test_digest_does_not_depend_on_the_order():
     assert Bundle(dict(sorted(FILES.items()))).digest == Bundle(dict(sorted(FILES.items(), reverse=True))).digest
 
 
+def bundle(**given):
+    options = BuildOptions(**given)
+    return build(compile_file(DIGITS, options), options).bundle()
+
+
 @pytest.mark.parametrize("options", [{}, {"prune": "tile:0.5", "weights": "csd:1"}])
 def test_the_same_input_gives_the_same_bytes(options):
-    first, second = (compile_file(DIGITS, BuildOptions(**options)).bundle() for _ in range(2))
+    first, second = (bundle(**options) for _ in range(2))
     assert first.digest == second.digest
     assert first.files == second.files
 
 
 def test_another_input_gives_other_bytes_wrong():
-    first, second = (compile_file(DIGITS, BuildOptions(pe=pe)).bundle() for pe in (4, 8))
+    first, second = (bundle(pe=pe) for pe in (4, 8))
     assert first.digest != second.digest

@@ -62,7 +62,10 @@ def test_damaged_stream_descriptions_are_told(copy):
 def test_being_told_to_end_leaves_nothing_behind(copy, tmp_path, number):
     place = tmp_path / "temporary"
     place.mkdir()
-    command = [sys.executable, "-m", "tcompile", "verify", str(copy), "--samples", "2"]
+    script = (
+        "import signal; from tcompile.cli import main; signal.signal(signal.SIGINT, signal.default_int_handler); main()"
+    )
+    command = [sys.executable, "-c", script, "verify", str(copy), "--samples", "2"]
     process = subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -84,7 +84,9 @@ def test_layer_that_does_not_exist_is_refused_wrong(name, hint):
     assert found == hint.replace("conv1", "conv2") if name == "conv3" and "conv2" in found else hint
 
 
-@pytest.mark.parametrize("key, hint", [("SMID", "is 'SIMD' meant?"), ("pe", "is 'PE' meant?"), ("depth", "there are 'PE', 'SIMD', 'form'")])
+@pytest.mark.parametrize(
+    "key, hint", [("SMID", "is 'SIMD' meant?"), ("pe", "is 'PE' meant?"), ("depth", "there are 'PE', 'SIMD', 'form'")]
+)
 def test_key_that_does_not_exist_is_refused_wrong(key, hint):
     assert refused(f'{{"fc": {{"{key}": 1}}}}') == [
         ("unknown-key", f"the folding file names a key that does not exist: '{key}'", ("fc",), hint)
