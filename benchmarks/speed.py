@@ -343,18 +343,24 @@ def text(result: dict[str, Any]) -> str:
         "## Simulation",
         "",
         "Cycles per second of the emitted Verilator bench, and of a loop that toggles the clock with valid constant input and",
-        "constant ready over the same objects, flags, frames and cycles; both by turns, medians. Ratio: bench / bare loop. Processor",
-        "time leaves out what other work took, and takes in the start of the process.",
+        "constant ready over the same objects, flags, frames and cycles; both by turns, medians. Ratio: bench / bare loop, of",
+        "these medians; as the median of pairs of neighbouring runs, which a changing load upsets less; and by processor time,",
+        "which leaves out what other work took, and takes in the start of the process. Above 1 is noise. None may be below 0.9.",
         "",
-        "| network | cycles per run | pairs | bench | bare loop | ratio | single pairs | ratio by processor time | load |",
+        "| network | cycles per run | pairs | bench | bare loop | ratio of medians | median of pairs (lowest, highest) | by processor time | load |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['case']} | {r['cycles']} | {r['rounds']} | {r['bench']} | {r['bare']} | {r['ratio']:.2f}"
-        f" | {r['ratio_of_pairs'][0]:.2f} to {r['ratio_of_pairs'][2]:.2f} | {r['ratio_cpu']:.2f} | {r['load']} |"
+        f" | {r['ratio_of_pairs'][1]:.2f} ({r['ratio_of_pairs'][0]:.2f}, {r['ratio_of_pairs'][2]:.2f}) | {r['ratio_cpu']:.2f} | {r['load']} |"
         for r in result["simulations"]
     ]
     return "\n".join([*lines, ""])
+
+
+def lowest_ratio(row: dict[str, Any]) -> float:
+    """The least favourable of the three ways to compare."""
+    return float(min(row["ratio"], row["ratio_of_pairs"][1], row["ratio_cpu"]))
 
 
 def measure(data: Path, rounds: int) -> dict[str, Any]:
@@ -391,7 +397,7 @@ def main() -> int:
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     Path(__file__).with_suffix(".md").write_text(text(result))
     slow = [r["case"] for r in result["builds"] if r["wall"] >= SECONDS]
-    slow += [r["case"] for r in result["simulations"] if r["ratio"] < SHARE]
+    slow += [r["case"] for r in result["simulations"] if lowest_ratio(r) < SHARE]
     print("\n".join([text(result), *(f"too slow: {case}" for case in slow)]))
     return int(bool(slow))
 
