@@ -596,7 +596,10 @@ def _commands(report: Row) -> tuple[Fact, ...]:
     stalled = "" if stall in (None, "none") else f" --stall {_argument(stall, 'none')}"
     commands = [
         ("The file is the one above", f"sha256sum {model}"),
-        ("Build, with the options that were given; those that changed weights are under Passes", f"tcompile build {model} -o DIR"),
+        (
+            "Build, with the options that were given; those that changed weights are under Passes",
+            f"tcompile build {model} -o DIR",
+        ),
         ("Compare with onnxruntime", f"tcompile verify DIR --inputs X.npz{stalled}"),
     ]
     if any(r.get("form") for r in _rows(report, "layers")):
