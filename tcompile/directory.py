@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from tcompile.bundle import Bundle
 from tcompile.emit import emit
-from tcompile.errors import InternalError, Problem, UsageError, printable
+from tcompile.errors import InternalError, Problem, UsageError, damaged_build, printable
 from tcompile.hosts import Port
 from tcompile.ir.graph import Graph, IntType
 from tcompile.ir.integer import Input
@@ -58,8 +58,17 @@ class Directory:
     report: dict[str, Any]
 
     def design(self) -> Design:
-        """The design that was built."""
-        return place(self.network.graph, self.recipe)
+        """The design that was built.
+
+        Raises
+        ------
+        UsageError
+            The recipe does not fit the network.
+        """
+        try:
+            return place(self.network.graph, self.recipe)
+        except DAMAGES as error:
+            raise damaged_build(self.path, f"mapping.json: {error}") from error
 
 
 def contents(network: Network, tensors: Mapping[str, str], mapped: Mapped, report: Json) -> Bundle:
@@ -181,14 +190,9 @@ def read_build(directory: Path) -> Directory:
             Problem("no-build", f"{name} must be a directory", hint="tcompile build MODEL.onnx -o DIR")
         ) from error
     except DAMAGES as error:
-        raise _damaged(directory, str(error)) from error
+        raise damaged_build(directory, str(error)) from error
     _check_network(network, directory)
     return Directory(directory, network, recipe, report)
-
-
-def _damaged(directory: Path, reason: str) -> UsageError:
-    shown = printable(" ".join(reason.split())[:200])[1:-1]
-    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
 
 
 def _check_keys(report: dict[str, Any]) -> None:
@@ -209,7 +213,7 @@ def _check_network(network: Network, directory: Path) -> None:
     try:
         check_legal(network.graph)
     except InternalError as error:
-        raise _damaged(directory, f"network.ir: {error}") from error
+        raise damaged_build(directory, f"network.ir: {error}") from error
     values = {n.name for n in network.graph}
     entries = sum(isinstance(n, Input) for n in network.graph)
     wrong = [
@@ -227,4 +231,4 @@ def _check_network(network: Network, directory: Path) -> None:
     ]
     for reason, holds in wrong:
         if holds:
-            raise _damaged(directory, reason)
+            raise damaged_build(directory, reason)

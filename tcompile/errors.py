@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = [
     "InternalError",
@@ -83,6 +84,12 @@ class UsageError(UserError):
 
 class ModelError(UserError):
     """The network cannot be compiled."""
+
+
+def damaged_build(directory: Path, reason: str) -> UsageError:
+    """A build directory whose files are not what was written."""
+    shown = printable(" ".join(reason.split())[:200])[1:-1]
+    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
 
 
 class MismatchError(TcompileError):

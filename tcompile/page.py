@@ -9,15 +9,11 @@ from __future__ import annotations
 import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tcompile.templates import template_folder
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from tcompile.templates import render
 
 __all__ = ["page"]
 
@@ -201,23 +197,7 @@ def page(report: Row) -> bytes:
     report : mapping
         Content of ``report.json``; what is missing is shown like ``null``, by a dash.
     """
-    context = _context(report)
-    values = {field.name: getattr(context, field.name) for field in fields(context)}
-    return _environment().get_template("report.html.j2").render(values).encode()
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(template_folder()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
+    return render("report.html.j2", _context(report), escape=True)
 
 
 def _context(report: Row) -> Context:

@@ -20,7 +20,7 @@ def template_folder() -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(escape: bool) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -29,11 +29,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=escape,
     )
 
 
-def render(name: str, context: Any) -> bytes:
+def render(name: str, context: Any, *, escape: bool = False) -> bytes:
     """Render one template.
 
     Parameters
@@ -42,6 +42,8 @@ def render(name: str, context: Any) -> bytes:
         Path below `template_folder`, such as ``rtl/top.v.j2``.
     context : dataclass
         Its fields are the names that the template knows; any other name is an error.
+    escape : bool
+        Whether values are escaped for HTML.
     """
     values = {field.name: getattr(context, field.name) for field in fields(context)}
-    return _environment().get_template(name).render(values).encode()
+    return _environment(escape).get_template(name).render(values).encode()

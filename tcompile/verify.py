@@ -345,8 +345,8 @@ def verify(
     notes += (
         ["the hardware differs from its own integer network; 'reference' are the network's integers"] if own else []
     )
-    located = own or _locate(network, machine, network.mode, frames, unequal, codes)
-    different, located_other = _other(network, machine, frames, integers, codes) if other else (None, ())
+    located = own or _locate(network, network.mode, frames, unequal, codes)
+    different, located_other = _other(network, frames, integers, codes) if other else (None, ())
     return Verification(
         machine.name, network.mode, count, compared, mismatches, int(same.sum()), different, located, located_other,
         **_accuracy(mine, theirs, labels), notes=tuple(notes), stall=machine.stall,
@@ -389,7 +389,6 @@ def _compare(
 
 def _other(
     network: Network,
-    machine: Machine,
     frames: Mapping[str, np.ndarray],
     integers: Mapping[str, np.ndarray],
     codes: Mapping[str, np.ndarray],
@@ -403,7 +402,7 @@ def _other(
     except ModelError:  # onnxruntime cannot run this one; the chosen reference has run
         return None, ()
     unequal, _ = _compare(network.outputs, integers, tensors)
-    return int(sum(u.sum() for u in unequal.values())), _locate(network, machine, mode, frames, unequal, codes)
+    return int(sum(u.sum() for u in unequal.values())), _locate(network, mode, frames, unequal, codes)
 
 
 def _bad(unequal: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -438,18 +437,20 @@ def _own_faults(
 
 def _locate(
     network: Network,
-    machine: Machine,
     mode: Mode,
     frames: Mapping[str, np.ndarray],
     unequal: Mapping[str, np.ndarray],
     codes: Mapping[str, np.ndarray],
 ) -> tuple[Difference, ...]:
-    """Run the frames that differ again, watching every layer; first differing layer first."""
+    """Run the frames that differ again, watching every layer; first differing layer first.
+
+    The inner values are those of the integer network: a machine that differs from it is `_own_faults`'s matter.
+    """
     bad = _bad(unequal)
     if not len(bad):
         return ()
     names = {p.value for p in network.probes}
-    values = machine.probe({k: v[bad] for k, v in codes.items()}, names)
+    values = interpret(network.graph, {k: v[bad] for k, v in codes.items()}, keep=lambda n: n.name in names)
     watch = Watch(network.reference, mode, [_wanted(p) for p in network.probes])
     _, tensors = watch.frames({k: v[bad] for k, v in frames.items()})
     found = []

@@ -464,7 +464,7 @@ def test_trained_networks_without_training(name: str, weights: Pass, least: floa
     graph = import_model(load(shared_model(name)).model)
     (tensor,) = (n.origin.tensor for n in graph.all(R.Input))
     calib = {tensor: images[-64:]}
-    passes: list[Pass] = [PruneTiles(0.25 if isinstance(weights, Ternarize) else 0), weights]
+    passes: list[Pass] = [PruneTiles(0.1 if isinstance(weights, Ternarize) else 0), weights]
     passes += [MatchOutputs(graph, calib), ReluBeforeMaxPool(), QuantizeActivations(8, calib)]
     plain, fused = _exact(graph, passes, {tensor: images[:500]}, tmp_path)
     assert (plain == fused).all()

@@ -39,6 +39,12 @@ class Mapped:
     plans: Mapping[str, Plan]
     cycles: Cycles
 
+    @property
+    def interval(self) -> int:
+        """Cycles from frame to frame."""
+        assert self.cycles.interval is not None, "the prediction must run as many frames as an interval needs"
+        return self.cycles.interval
+
     def resources(self) -> dict[str, Resources]:
         """Estimate by node of the graph."""
         total: dict[str, Resources] = {}
@@ -56,20 +62,20 @@ def map_network(graph: Graph, choice: Choice) -> Mapped:
         A folding that cannot be, or a target out of reach.
     """
     mapped = _mapped(graph, choice)
-    if choice.budget is None:
+    target = budget = choice.budget
+    if target is None or budget is None:
         return mapped
-    target, budget = choice.budget, choice.budget
     for _ in range(ATTEMPTS):
-        interval = mapped.cycles.interval
-        if interval is not None and interval <= target:
-            return mapped
-        assert interval is not None
-        budget = budget * target // interval if budget * target // interval < budget else budget - 1
+        if mapped.interval <= target:
+            break
+        budget = min(budget * target // mapped.interval, budget - 1)
         try:
             mapped = _mapped(graph, replace(choice, budget=budget))
         except UsageError:  # of a budget that nobody asked for
             break
-    message = f"the pipeline must take at most {target} cycles per frame, and takes {mapped.cycles.interval}"
+    if mapped.interval <= target:
+        return mapped
+    message = f"the pipeline must take at most {target} cycles per frame, and takes {mapped.interval}"
     hint = "ask for fewer frames per second, or give a higher --clock-mhz"
     raise UsageError(Problem("too-fast", message, hint=hint))
 

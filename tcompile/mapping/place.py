@@ -43,7 +43,7 @@ FORK_DEPTH = 2  # places of a branch's queue before its need is known
 def bus_of(kind: object, lanes: int, *more: int) -> Bus:
     """The bus for a value, wide enough for some integers besides."""
     assert isinstance(kind, IntType)
-    kind = IntType(kind.shape, min(kind.lo, *more, kind.lo), max(kind.hi, *more, kind.hi))
+    kind = IntType(kind.shape, min((kind.lo, *more)), max((kind.hi, *more)))
     return Bus(lanes, kind.width, kind.signed)
 
 

@@ -3,8 +3,9 @@
 The weights of a layer are a matrix of MH rows (output channels) and MW columns in the order (kernel..., channel within
 the group). A tile is PE rows by SIMD columns and never crosses a kernel tap or a group; rows and channels that do not
 divide are padded with zeros. Where a layer has fewer channels than SIMD, the taps along the last axis count as
-channels, and a dense layer over a flattened image has the image's positions for taps: both are what the engine does. A tile's strength is the root mean square of its own weights (padding not counted), so
-that padded tiles compare fairly; across layers it is taken relative to the mean strength of the layer's tiles.
+channels, and a dense layer over a flattened image has the image's positions for taps: both are what the engine does.
+A tile's strength is the root mean square of its own weights (padding not counted), so that padded tiles compare fairly;
+across layers it is taken relative to the mean strength of the layer's tiles.
 """
 
 from __future__ import annotations

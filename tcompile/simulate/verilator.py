@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from hw.block import Beats
-from tcompile.errors import InternalError, Problem, ToolError, UsageError, printable
+from tcompile.errors import InternalError, Problem, ToolError, damaged_build
 from tcompile.simulate.interface import Interface
 from tcompile.simulate.packing import from_bytes, to_bytes
 from tcompile.simulate.run import Progress, Run, faults
@@ -245,7 +245,7 @@ def _interface(directory: Path) -> Interface:
     try:
         return Interface.read(directory)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(directory, f"sim/streams.json: {error}") from error
+        raise damaged_build(directory, f"sim/streams.json: {error}") from error
 
 
 def _check_memories(directory: Path, top: str) -> None:
@@ -254,15 +254,10 @@ def _check_memories(directory: Path, top: str) -> None:
     try:
         named = set(re.findall(r'"([\w.]+\.mem)"', (rtl / f"{top}.v").read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(directory, f"rtl/{top}.v: {error}") from error
+        raise damaged_build(directory, f"rtl/{top}.v: {error}") from error
     missing = sorted(name for name in named if not (rtl / name).is_file())
     if missing:
-        raise _damaged(directory, f"rtl/ has no {', '.join(missing)}")
-
-
-def _damaged(directory: Path, reason: str) -> UsageError:
-    shown = printable(" ".join(reason.split())[:200])[1:-1]
-    return UsageError(Problem("no-build", f"{printable(str(directory))} is damaged: {shown}", hint="build it again"))
+        raise damaged_build(directory, f"rtl/ has no {', '.join(missing)}")
 
 
 def _first_line(command: Sequence[str], env: Mapping[str, str]) -> str:
