@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint bench bench-hardware mutate clean
+.PHONY: help setup demo test test-long check lint bench bench-hardware mutate clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(STAMP) ## the whole way on a real trained network, in a minute or two: V
 
 test: lint ## style, types, import layers and all tests
 	@$(BIN)/python -m pytest -q -n $(JOBS)
+
+test-long: $(STAMP) ## the slow tests, those that `make test` leaves out among them
+	@$(BIN)/python -m pytest -q -n auto -m long
 
 check: ## exactly what continuous integration runs
 	@.ci/run

@@ -46,15 +46,21 @@ class Bus:
 
 @dataclass(frozen=True)
 class Memory:
-    """Shape of a constant memory with synchronous read."""
+    """Shape of a constant memory with synchronous read; `partial` where fewer words than `depth` will do."""
 
     depth: int
     width: int
+    partial: bool = False
 
     @property
     def address_width(self) -> int:
         """Bits of an address; at least 1."""
         return max(1, (self.depth - 1).bit_length())
+
+    def takes(self, words: Words) -> bool:
+        """Whether these can be its contents."""
+        fits = len(words) == self.depth or (self.partial and 0 < len(words) < self.depth)
+        return fits and all(0 <= word < 1 << self.width for word in words)
 
 
 class Block(ABC):

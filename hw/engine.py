@@ -11,8 +11,7 @@ Four kinds of lanes share all of this:
 - ``lane``: a word of PE elements, one for each PE, one weight each: depthwise convolution;
 - ``sum``, ``max``: the same without weights: pooling.
 
-Weights are two's complement, `weight_width` bits. Pass p of a tile uses its radix-4 Booth digit p, one of -2 .. 2,
-``-2·b[2p+1] + b[2p] + b[2p-1]``; two bits make ternary weights a single pass. An entry's sum is shifted by 2p and added.
+Weights of more than two bits take several passes over their tile; what lanes and passes are is told in `hw.lanes`.
 
 Timing: an entry per cycle. The first entry of a position waits until the ring holds the whole window; the last entry of
 a row block waits for a place in the outbox. A result is offered `pipeline` cycles after its last entry was issued.
@@ -21,24 +20,23 @@ a row block waits for a place in the outbox. A result is offered `pipeline` cycl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import cycle
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 
-from hw.block import Beats, Block, Bus, Memory, Words, pack
+from hw.block import Beats, Block, Bus, Memory, Words
+from hw.lanes import Flags, Kind, Lanes, booth_digits
 from hw.outbox import Outbox
 from hw.timing import Channel, Process, Queue, outbox
 
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
-
-Kind = Literal["dot", "lane", "sum", "max"]
-TREE_LEVELS = 2  # levels of adders between registers
 
 
 class Entry(NamedTuple):
@@ -50,8 +48,8 @@ class Entry(NamedTuple):
         Word of the window.
     digit : int
         Booth digit of the tile's weights that is used: the pass.
-    first, last : bool
-        Whether it begins and ends a row block.
+    last : bool
+        Whether it ends a row block.
     adds : bool
         False for the one entry of a row block without any kept tile: the sum is 0.
     next : bool
@@ -60,16 +58,9 @@ class Entry(NamedTuple):
 
     offset: int
     digit: int = 0
-    first: bool = True
     last: bool = True
     adds: bool = True
     next: bool = True
-
-
-def booth_digits(weights: np.ndarray, digit: int) -> np.ndarray:
-    """Radix-4 Booth digit number `digit` of two's complement integers: ``-2·b[2d+1] + b[2d] + b[2d-1]``."""
-    low = (weights >> (2 * digit - 1)) & 1 if digit else np.zeros_like(weights)
-    return -2 * ((weights >> (2 * digit + 1)) & 1) + ((weights >> (2 * digit)) & 1) + low
 
 
 @dataclass(frozen=True)
@@ -93,9 +84,9 @@ class Engine(Block):
     frame : int
         Words from the window of a frame's last position to the next frame's first.
     entries : int
-        Length of the schedule.
+        Most entries that the schedule may have.
     tiles : int
-        Words of the weight memory; 0 for pooling.
+        Most words that the weight memory may have; 0 for pooling.
     weight_width : int
         Bits of a weight; 0 for pooling.
     doubles : bool
@@ -132,15 +123,20 @@ class Engine(Block):
         """Whether lanes have weights."""
         return self.kind in ("dot", "lane")
 
+    @cached_property
+    def lanes(self) -> Lanes:
+        """The lanes, the trees and the accumulators."""
+        return Lanes(self.kind, self.i, self.o, self.weight_width, self.doubles)
+
     @property
     def simd(self) -> int:
         """Elements that a PE takes per cycle."""
-        return self.i.lanes if self.kind == "dot" else 1
+        return self.lanes.simd
 
     @property
     def passes(self) -> int:
         """Booth digits of a weight."""
-        return max(1, (self.weight_width + 1) // 2)
+        return self.lanes.passes
 
     @property
     def positions(self) -> int:
@@ -170,24 +166,19 @@ class Engine(Block):
 
     @property
     def digit_width(self) -> int:
-        return (self.passes - 1).bit_length()
+        return self.lanes.digit_width
 
     @property
     def memories(self) -> dict[str, Memory]:
-        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 4)}
+        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 4, partial=True)}
         if self.weighted:
-            shapes["weights"] = Memory(self.tiles, self.o.lanes * self.simd * self.weight_width)
+            shapes["weights"] = Memory(self.tiles, self.lanes.tile_width, partial=True)
         return shapes
-
-    @property
-    def tree_stages(self) -> int:
-        """Registers in the tree that adds a PE's SIMD terms."""
-        return -(-(self.simd - 1).bit_length() // TREE_LEVELS)
 
     @property
     def pipeline(self) -> int:
         """Cycles from the issue of a row block's last entry until its result is offered."""
-        return 5 + self.tree_stages + (self.passes > 1)
+        return 3 + self.lanes.latency
 
     @property
     def latency(self) -> int:
@@ -196,12 +187,12 @@ class Engine(Block):
 
     def schedule_words(self, entries: Iterable[Entry]) -> tuple[int, ...]:
         """Contents of the schedule memory."""
-        return tuple(
-            e.offset
-            | e.digit << self.offset_width
-            | (e.first | e.last << 1 | e.adds << 2 | e.next << 3) << (self.offset_width + self.digit_width)
-            for e in entries
-        )
+        flags = self.offset_width + self.digit_width
+        words = [
+            e.offset | e.digit << self.offset_width | (e.last | e.adds << 1 | e.next << 2) << flags for e in entries
+        ]
+        words[-1] |= 8 << flags
+        return tuple(words)
 
     def schedule(self, words: Words) -> list[Entry]:
         """The entries of a schedule memory."""
@@ -210,7 +201,7 @@ class Engine(Block):
             Entry(
                 word & ((1 << self.offset_width) - 1),
                 word >> self.offset_width & ((1 << self.digit_width) - 1),
-                *(bool(word >> (flags + k) & 1) for k in range(4)),
+                *(bool(word >> (flags + k) & 1) for k in range(3)),
             )
             for word in words
         ]
@@ -222,14 +213,12 @@ class Engine(Block):
 
     def weight_words(self, tiles: np.ndarray) -> tuple[int, ...]:
         """Contents of the weight memory: tiles (n, PE, SIMD)."""
-        return tuple(pack(tile.reshape(-1).tolist(), self.weight_width) for tile in tiles)
+        return self.lanes.encode(tiles)
 
-    def _tiles(self, words: Words) -> np.ndarray:
-        """Weights (n, PE, SIMD) of a weight memory."""
-        count, width = self.o.lanes * self.simd, self.weight_width
-        mask, sign = (1 << width) - 1, 1 << (width - 1)
-        rows = [[((word >> (k * width) & mask) ^ sign) - sign for k in range(count)] for word in words]
-        return np.array(rows, np.int64).reshape(-1, self.o.lanes, self.simd)
+    def rounded(self) -> Engine:
+        """With room for as many entries and tiles as the addresses reach: layers alike in all else share a module."""
+        entries, tiles = (1 << (n - 1).bit_length() if n else 0 for n in (self.entries, self.tiles))
+        return replace(self, entries=entries, tiles=tiles)
 
     def component(self) -> wiring.Component:
         return _Engine(self)
@@ -255,16 +244,17 @@ class Engine(Block):
             bases.append(base)
             base += move
         entries = self.schedule(memories["schedule"])
-        tiles = self._tiles(memories["weights"]) if self.weighted else None
+        tiles = self.lanes.decode(memories["weights"]) if self.weighted else None
         at = np.array(bases, np.int64)
         rows, tile = [], 0
-        total = np.zeros((len(at), self.o.lanes), np.int64)
+        total = None
         for e in entries:
             term = self._term(x[at + e.offset], tiles[tile] if tiles is not None and e.adds else None, e)
-            total = term if e.first else np.maximum(total, term) if self.kind == "max" else total + term
+            total = term if total is None else np.maximum(total, term) if self.kind == "max" else total + term
             tile += e.next
             if e.last:
                 rows.append(total)
+                total = None
         result = np.stack(rows, axis=1).reshape(-1, self.o.lanes)
         wrapped = result & ((1 << self.o.width) - 1)
         sign = 1 << (self.o.width - 1)
@@ -321,7 +311,7 @@ class Engine(Block):
 
 
 class _Engine(wiring.Component):
-    """Sequencer, ring, lanes, adder tree and accumulators, in the order of the flow."""
+    """Sequencer, ring and lanes, in the order of the flow."""
 
     def __init__(self, block: Engine) -> None:
         self.block = block
@@ -332,10 +322,17 @@ class _Engine(wiring.Component):
         b = self.block
         m.submodules.box = box = Outbox(b.o.bits, b.places)
         entry = self.issue(m, box)
+        m.submodules.lanes = lanes = b.lanes.component()
         word, flags = self.read(m, entry)
-        rows, flags = self.terms(m, word, flags)
-        sums, flags = self.add(m, rows, flags)
-        self.accumulate(m, sums, flags, box)
+        m.d.comb += [
+            lanes.word.eq(word),
+            lanes.digit.eq(flags.digit),
+            box.push.eq(lanes.done),
+            box.data.eq(lanes.results),
+        ]
+        m.d.comb += [getattr(lanes, name).eq(getattr(flags, name)) for name in ("first", "last", "adds", "go")]
+        if b.weighted:
+            m.d.comb += lanes.weights.eq(self.weights_data)
         m.d.comb += [self.o.valid.eq(box.o.valid), self.o.payload.eq(box.o.payload), box.o.ready.eq(self.o.ready)]
         return m
 
@@ -343,18 +340,19 @@ class _Engine(wiring.Component):
         """One entry of the schedule per cycle, unless the window or the outbox make it wait."""
         b, word = self.block, self.schedule_data
         ow, dw = b.offset_width, b.digit_width
-        first, last, adds, following_tile = (word[ow + dw + k] for k in range(4))
+        last, adds, following_tile, ends = (word[ow + dw + k] for k in range(4))
         entry, following = Signal(range(b.entries)), Signal(range(b.entries))
-        go, ends, moves_on, there = Signal(), Signal(), Signal(), Signal()
+        go, first, moves_on, there = Signal(), Signal(init=1), Signal(), Signal()
         m.d.comb += [
             go.eq(((entry != 0) | there) & (~last | box.may)),
-            ends.eq(entry == b.entries - 1),
             moves_on.eq(go & ends),
             box.take.eq(go & last),
             following.eq(Mux(go, Mux(ends, 0, entry + 1), entry)),
             self.schedule_addr.eq(following),
         ]
         m.d.sync += entry.eq(following)
+        with m.If(go):
+            m.d.sync += first.eq(last)
         move, step = self.move(m, moves_on)
         base = Signal(range(b.depth))
         with m.If(moves_on):
@@ -397,8 +395,8 @@ class _Engine(wiring.Component):
         ]
         m.d.comb += [there.eq(held >= b.span), self.i.ready.eq(kept < b.depth)]
 
-    def read(self, m: Module, entry: _Issued) -> tuple[Value, _Flags]:
-        """The word of the ring, two cycles after the issue, with the tile of weights beside it."""
+    def read(self, m: Module, entry: _Issued) -> tuple[Value, Flags]:
+        """The word of the ring, two cycles after the issue; the tile of weights comes a cycle later."""
         b = self.block
         m.submodules.ring = ring = Ram(shape=unsigned(b.i.bits), depth=b.depth, init=[])
         into, out = ring.write_port(), ring.read_port()
@@ -410,104 +408,13 @@ class _Engine(wiring.Component):
         m.d.sync += address.eq(_wrapped(m, entry.base + entry.offset, b.depth))
         m.d.comb += out.addr.eq(address)
         if b.weighted:
-            tile, fetched = Signal(range(b.tiles)), Signal(range(b.tiles))
+            tile, met, fetched = (Signal(range(b.tiles), name=name) for name in ("tile", "met", "fetched"))
             with m.If(entry.go):
                 m.d.sync += tile.eq(Mux(entry.ends, 0, tile + entry.next))
-            m.d.sync += fetched.eq(tile)
+            m.d.sync += [met.eq(tile), fetched.eq(met)]
             m.d.comb += self.weights_addr.eq(fetched)
-        flags = _Flags(entry.first, entry.last & entry.go, entry.adds, entry.digit, entry.go)
+        flags = Flags(entry.first, entry.last & entry.go, entry.adds, entry.digit, entry.go)
         return out.data, flags.delayed(m, 2, "read")
-
-    def terms(self, m: Module, word: Value, flags: _Flags) -> tuple[list[list[_Term]], _Flags]:
-        """What the lanes of each PE give, registered."""
-        b = self.block
-        shape = signed(b.i.width + (not b.i.signed) + b.doubles)
-        rows = []
-        for pe in range(b.o.lanes):
-            elements = range(b.simd) if b.kind == "dot" else range(pe, pe + 1)
-            x = [_signed(word.word_select(k, b.i.width), b.i.signed) for k in elements]
-            one, two, minus = self.digits(pe, flags) if b.weighted else ([flags.adds], [Const(0)], [Const(0)])
-            rows.append([_Term.named(f"term_{pe}_{k}", shape) for k in range(b.simd)])
-            for k, term in enumerate(rows[-1]):
-                size = Mux(one[k], x[k], Mux(two[k], x[k] << 1, 0) if b.doubles else 0)
-                m.d.sync += [term.value.eq(Mux(minus[k], ~size, size)), term.carry.eq(minus[k])]
-        return rows, flags.delayed(m, 1, "terms")
-
-    def digits(self, pe: int, flags: _Flags) -> tuple[list[Value], list[Value], list[Value]]:
-        """Of each weight's digit: whether its size is 1, whether it is 2, and whether it is negative."""
-        b = self.block
-        one, two, minus = [], [], []
-        for k in range(b.simd):
-            weight = self.weights_data.word_select(pe * b.simd + k, b.weight_width).as_signed()
-            padded = Cat(Const(0, 1), weight, weight[-1] if b.weight_width % 2 else Const(0, 0))
-            low, mid, high = padded.bit_select(flags.digit << 1 if b.passes > 1 else Const(0), 3)
-            one.append((low ^ mid) & flags.adds)
-            two.append((mid ^ high) & ~(low ^ mid) & flags.adds)
-            minus.append(high & flags.adds)
-        return one, two, minus
-
-    def add(self, m: Module, rows: list[list[_Term]], flags: _Flags) -> tuple[list[_Term], _Flags]:
-        """Each PE's terms added in a tree."""
-        sums = []
-        for pe, terms in enumerate(rows):
-            level = 0
-            while len(terms) > 1:
-                level += 1
-                keep = level % TREE_LEVELS == 0 or len(terms) == 2
-                terms = self.level(m.d.sync if keep else m.d.comb, terms, f"sum_{pe}_{level}")
-            sums += terms
-        return sums, flags.delayed(m, self.block.tree_stages, "tree")
-
-    def level(self, domain: Any, terms: list[_Term], name: str) -> list[_Term]:
-        """One level of a tree: the adder of a pair takes one of its carries, the other is left."""
-        sums = []
-        for k in range(0, len(terms), 2):
-            pair = terms[k : k + 2]
-            new = _Term.named(f"{name}_{k}", signed(max(len(t.value) for t in pair) + len(pair) - 1))
-            total = _plus(pair[0].value, pair[1].value, pair[0].carry) if len(pair) == 2 else pair[0].value
-            domain += [new.value.eq(total), new.carry.eq(pair[-1].carry)]
-            sums.append(new)
-        return sums
-
-    def accumulate(self, m: Module, sums: list[_Term], flags: _Flags, box: Outbox) -> None:
-        """Adds an entry's sums to the accumulators; what the last entry of a row block leaves goes out."""
-        b = self.block
-        if b.passes > 1:
-            sums = [self.shifted(m, term, flags.digit, pe) for pe, term in enumerate(sums)]
-            flags = flags.delayed(m, 1, "shift")
-        totals = [Signal(b.o.width, name=f"total_{pe}", reset_less=True) for pe in range(b.o.lanes)]
-        for total, term in zip(totals, sums, strict=True):
-            if b.kind == "max":
-                mine, best = _signed(term.value[: b.o.width], b.o.signed), _signed(total, b.o.signed)
-                result = Mux(flags.first | (mine > best), mine, best)
-            else:
-                result = _plus(Mux(flags.first, 0, total), term.value, term.carry)
-            with m.If(flags.go):
-                m.d.sync += total.eq(result)
-        done = flags.delayed(m, 1, "done")
-        m.d.comb += [box.push.eq(done.last), box.data.eq(Cat(*totals))]
-
-    def shifted(self, m: Module, term: _Term, digit: Value, pe: int) -> _Term:
-        """A sum times 4 to the power of `digit`; the carry fills the low bits, so that it still adds one to the sum."""
-        new = _Term.named(f"shifted_{pe}", signed(self.block.o.width))
-        with m.Switch(digit):
-            for d in range(self.block.passes):
-                with m.Case(d):
-                    m.d.sync += new.value.eq(Cat(term.carry.replicate(2 * d), term.value).as_signed())
-        m.d.sync += new.carry.eq(term.carry)
-        return new
-
-
-@dataclass(frozen=True)
-class _Term:
-    """A number on its way through the adders: value + carry. A negated size is its complement and a carry."""
-
-    value: Signal
-    carry: Signal
-
-    @classmethod
-    def named(cls, name: str, shape: Shape) -> _Term:
-        return cls(Signal(shape, name=name, reset_less=True), Signal(name=f"{name}_carry", reset_less=True))
 
 
 @dataclass(frozen=True)
@@ -523,41 +430,6 @@ class _Issued:
     adds: Value
     next: Value
     ends: Value
-
-
-@dataclass(frozen=True)
-class _Flags:
-    """What travels with an entry through the pipeline."""
-
-    first: Value
-    last: Value
-    adds: Value
-    digit: Value
-    go: Value
-
-    def delayed(self, m: Module, cycles: int, name: str) -> _Flags:
-        """The same, some cycles later."""
-        flags = self
-        for k in range(cycles):
-            new = [flags.later(f.name, f"{f.name}_{name}_{k}") for f in fields(flags)]
-            m.d.sync += [s.eq(getattr(flags, f.name)) for s, f in zip(new, fields(flags), strict=True)]
-            flags = _Flags(*new)
-        return flags
-
-    def later(self, field: str, name: str) -> Signal:
-        """A register for a field; only what starts or ends work needs a reset."""
-        return Signal(len(getattr(self, field)), name=name, reset_less=field not in ("go", "last"))
-
-
-def _signed(value: Value, is_signed: bool) -> Value:
-    """A field of bits as a signed value."""
-    return value.as_signed() if is_signed else Cat(value, Const(0, 1)).as_signed()
-
-
-def _plus(a: Value, b: Value, carry: Value) -> Value:
-    """a + b + carry in one adder: the carry enters below the lowest bits; as wide as the wider plus one, signed."""
-    total = Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()
-    return total[1:].as_signed()
 
 
 def _wrapped(m: Module, place: Value, depth: int) -> Value:

@@ -63,11 +63,23 @@ Simd = Annotated[
 Fold = Annotated[
     str | None, typer.Option(metavar="FOLD.json", help="Lanes of single layers: {'conv1': {'PE': 8, 'SIMD': 9}}.")
 ]
-Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second, with as few lanes as possible.")]
+Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second, with as little hardware as possible.")]
 Clock = Annotated[
     float | None, typer.Option("--clock-mhz", metavar="M", help="Clock that --fps counts with [default: 100].")
 ]
-Form = Annotated[str | None, typer.Option(metavar="auto|engine", help="Kind of hardware of layers [default: auto].")]
+Form = Annotated[
+    str | None, typer.Option(metavar="auto|engine|serial|parallel", help="Kind of hardware of layers [default: auto].")
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="PART", help="Device: the fastest design that fits it, or with --fps a check.")
+]
+Permute = Annotated[
+    bool | None,
+    typer.Option(
+        "--permute/--no-permute",
+        help="Reorder inner channels so that zeros gather in tiles [default: where lanes are given].",
+    ),
+]
 DumpIr = Annotated[bool, typer.Option("--dump-ir", help="Print both levels of the IR (stderr with --json).")]
 Explain = Annotated[bool, typer.Option(help="Say for each layer how it was decided.")]
 
@@ -103,6 +115,7 @@ def check(
     fps: Fps = None,
     clock_mhz: Clock = None,
     form: Form = None,
+    target: Target = None,
     config: Config = None,
     dump_ir: DumpIr = False,
     explain: Explain = False,
@@ -140,6 +153,8 @@ def build(
     fps: Fps = None,
     clock_mhz: Clock = None,
     form: Form = None,
+    target: Target = None,
+    permute: Permute = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Replace the build directory.")] = False,
     config: Config = None,
     dump_ir: DumpIr = False,
@@ -248,13 +263,13 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 
 OPTION_NAMES = (
     "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
-    "fps", "clock_mhz", "form",
+    "fps", "clock_mhz", "form", "target", "permute",
 )  # fmt: skip
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     """Options that were given on the command line."""
-    given = {k: values[k] for k in OPTION_NAMES if values[k] is not None}
+    given = {k: values[k] for k in OPTION_NAMES if values.get(k) is not None}
     if "shape" in given:
         given["shape"] = dict(_shape(text) for text in given["shape"])
     return given

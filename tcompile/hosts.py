@@ -14,6 +14,7 @@ from tcompile.ir import real as R
 from tcompile.ir.graph import NARROW, Graph, Tensor, TensorType
 from tcompile.lowering.lifted import AccumulatorStart, CodeStart, GridStart, Lifted
 from tcompile.lowering.lower import Lowered
+from tcompile.mapping.permute import Order
 
 __all__ = ["HostModels", "Port", "host_models", "ports"]
 
@@ -38,6 +39,8 @@ class Port:
         Zero point of codes.
     axis : int
         Channel axis of scale, correction and bias.
+    order : Order or None
+        How the hardware orders the value's channels, where it is not as in the tensor.
     """
 
     value: str
@@ -50,6 +53,11 @@ class Port:
     scale: tuple[float, ...] = ()
     correction: tuple[int, ...] = ()
     bias: tuple[float, ...] = ()
+    order: Order | None = None
+
+    def in_place(self, integers: np.ndarray) -> np.ndarray:
+        """Integers (frames, *shape) of the hardware in the order of the tensor."""
+        return integers if self.order is None else self.order.restored(integers)
 
     def decode(self, tensor: np.ndarray) -> np.ndarray:
         """Integers that the tensor (frames, *shape) stands for; a sum is the nearest one."""
@@ -68,6 +76,8 @@ class Port:
     def from_json(cls, data: Mapping[str, Any]) -> Port:
         """From a JSON object."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        if fields["order"] is not None:
+            fields["order"] = Order(tuple(fields["order"]["channels"]), fields["order"]["inner"])
         return cls(**fields)
 
 

@@ -44,8 +44,14 @@ class BuildOptions(_Options):
         Frames per second to reach with as few lanes as possible.
     clock_mhz : float
         Clock for which `fps` counts.
-    form : {"auto", "engine"}
-        Kind of hardware of linear layers.
+    target : str or None
+        Device, or what it holds: without `fps` the fastest design that fits is made.
+    permute : bool or None
+        Whether channels between layers may be reordered so that zeros gather in tiles that engines skip; by default
+        where lanes are given, not where `fps` or `target` choose them.
+    form : {"auto", "engine", "serial", "parallel"}
+        Kind of hardware of linear layers: lanes with weights in memory, or graphs of adders for digits or for whole
+        words. ``auto``: with `fps` or `target` what costs least, else engines.
     """
 
     shape: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
@@ -61,7 +67,9 @@ class BuildOptions(_Options):
     fold: str | dict[str, Any] | None = None
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     clock_mhz: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0
-    form: Literal["auto", "engine"] = "auto"
+    target: str | None = None
+    permute: bool | None = None
+    form: Literal["auto", "engine", "serial", "parallel"] = "auto"
 
     @field_validator("ternary")
     @classmethod
@@ -91,6 +99,8 @@ class BuildOptions(_Options):
             raise ValueError("ternary and weights contradict each other; give one of them")
         if self.fps is not None and {"pe", "simd"} & self.model_fields_set and not self.prune:
             raise ValueError("fps chooses pe and simd; give either, or single layers in a folding file")
+        if self.target is not None and {"pe", "simd"} & self.model_fields_set and not self.prune:
+            raise ValueError("target chooses pe and simd; give either, or single layers in a folding file")
         return self
 
     @property

@@ -27,10 +27,11 @@ from tcompile.ir.legality import check as check_legal
 from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
 from tcompile.machine import machine_of
+from tcompile.mapping.devices import device
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
-from tcompile.mapping.network import Mapped, map_network
-from tcompile.mapping.plan import Choice, Plan, labels, plan_layers
+from tcompile.mapping.network import Mapped, map_network, plan_layers
+from tcompile.mapping.plan import Choice, Plan, labels
 from tcompile.options import BuildOptions, Simulator
 from tcompile.page import page
 from tcompile.passes import (
@@ -53,6 +54,7 @@ __all__ = ["Built", "Compiled", "build", "compile_file", "node_rows", "plan", "v
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
+ADDERS_MHZ = 250.0  # clock that one adder between registers reaches on an FPGA of low cost; two reach half of it
 MOST_CYCLES = 2.0**40  # per frame; no network needs so many
 LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
@@ -367,7 +369,9 @@ def build(compiled: Compiled, options: BuildOptions) -> Built:
     """
     graph = compiled.lowered.graph
     mapped = map_network(graph, choice_of(graph, options))
-    return Built(compiled, mapped, with_hardware(dict(compiled.report), graph, mapped, options.clock_mhz))
+    probes = tuple(replace(p, order=mapped.orders.get(p.value)) for p in compiled.network.probes)
+    compiled = replace(compiled, network=replace(compiled.network, graph=mapped.graph, probes=probes))
+    return Built(compiled, mapped, with_hardware(dict(compiled.report), mapped.graph, mapped, options.clock_mhz))
 
 
 def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:
@@ -391,7 +395,10 @@ def choice_of(graph: Graph, options: BuildOptions) -> Choice:
         text = json.dumps(options.fold) if isinstance(options.fold, dict) else read_text(options.fold)
         folding = read_folding(text, layers)
     budget = None if options.fps is None else int(min(options.clock_mhz * 1_000_000 / options.fps, MOST_CYCLES))
-    return Choice(options.pe, options.simd, folding, budget)
+    form = None if options.form == "auto" else options.form
+    target = None if options.target is None else device(options.target)
+    spacing = max(1, int(ADDERS_MHZ / options.clock_mhz))
+    return Choice(options.pe, options.simd, folding, budget, form, target, spacing, options.permute)
 
 
 def verify_build(

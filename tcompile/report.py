@@ -22,21 +22,21 @@ from tcompile.lowering.certificate import LISTED, Entry
 from tcompile.mapping.design import Design, Edge
 from tcompile.mapping.estimate import Resources
 from tcompile.mapping.network import Mapped
-from tcompile.mapping.plan import labels
+from tcompile.mapping.plan import Plan, Rival, labels
 from tcompile.passes import PassRecord
 from tcompile.reference import version
 from tcompile.verify import Difference, Verification
 from tcompile.version import __version__
 
-__all__ = ["SCHEMA", "build_report", "dump", "verdict", "with_hardware", "with_verification"]
+__all__ = ["SCHEMA", "build_report", "dump", "hardware", "verdict", "with_hardware", "with_verification"]
 
 SCHEMA = 1
 FLOAT_BITS = 32
 TERNARY_BITS = 2
 Json = dict[str, Any]
 LAYER = [
-    "MH", "MW", "PE", "SIMD", "form", "digit", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
-    "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate",
+    "MH", "MW", "PE", "SIMD", "form", "digit", "adders", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
+    "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate", "choices",
 ]  # fmt: skip
 LAYERS = (I.Conv, I.Dense, I.SumPool, I.MaxPool, I.AddScaled, I.ArgMax, I.Concat)
 PERFORMANCE = ["ii_cycles", "ii_cycles_simulated", "latency_cycles", "latency_cycles_simulated", "clock_mhz", "fps"]
@@ -154,11 +154,7 @@ def with_hardware(report: Json, graph: Graph, mapped: Mapped, clock_mhz: float) 
         cost = sum((resources.get(n, Resources()) for n in fused[node.name]), Resources())
         row = row | {"lut_estimate": cost.lut, "ff_estimate": cost.ff, "bram_estimate": cost.bram}
         if node.name in mapped.plans:
-            plan = mapped.plans[node.name]
-            row |= {
-                "PE": plan.fold.pe, "SIMD": plan.fold.simd, "form": plan.fold.form, "tiles": plan.tiles,
-                "tiles_kept": plan.kept, "cycles_predicted": plan.cycles,
-            }  # fmt: skip
+            row |= hardware(mapped.plans[node.name])
         rows.append(row)
     return {
         **report,
@@ -175,6 +171,29 @@ def with_hardware(report: Json, graph: Graph, mapped: Mapped, clock_mhz: float) 
         "registers": [
             r._asdict() for r in register_map(len(mapped.design.inputs), len(mapped.design.outputs))
         ],
+    }  # fmt: skip
+
+
+def hardware(plan: Plan) -> Json:
+    """What a linear layer became. A graph of adders has no tiles; all its adders work on each position."""
+    fold = plan.fold
+    row: Json = {"PE": fold.pe, "SIMD": fold.simd, "form": fold.form, "cycles_predicted": plan.cycles}
+    if plan.rivals:
+        row["choices"] = [_choice(r) for r in plan.rivals]
+    if plan.graph is None:
+        return row | {"tiles": plan.tiles, "tiles_kept": plan.kept}
+    adders = len(plan.graph.adders) + plan.graph.negations
+    digit = fold.digit if fold.form == "serial" else None
+    return row | {"digit": digit, "adders": adders, "additions_done": adders * plan.positions}
+
+
+def _choice(rival: Rival) -> Json:
+    """The best of one form that was to be had."""
+    fold = rival.fold
+    digit = fold.digit if fold.form == "serial" else None
+    return {
+        "form": fold.form, "digit": digit, "PE": fold.pe, "SIMD": fold.simd, "cycles": rival.cycles,
+        "lut_estimate": rival.lut, "guess": rival.is_guess,
     }  # fmt: skip
 
 
@@ -201,10 +220,11 @@ def _owners(graph: Graph) -> dict[str, list[str]]:
 
 def _stored(graph: Graph, mapped: Mapped) -> Json:
     """Bits in weight memories, schedules included, and what of 32-bit floats they are."""
-    bits: dict[str, int] = {}
+    bits = {name: 0 for name, plan in mapped.plans.items() if plan.graph is not None}  # they are wires
     for instance in mapped.design.instances:
         if "weights" in instance.block.memories:
-            bits[instance.layer] = sum(m.depth * m.width for m in instance.block.memories.values())
+            shapes = instance.block.memories
+            bits[instance.layer] = sum(len(words) * shapes[name].width for name, words in instance.memories.items())
     counts = {n: p.layer.weights.size for n, p in mapped.plans.items()}
     few = [n for n, p in mapped.plans.items() if p.layer.width <= TERNARY_BITS]
     total, count = sum(bits.values()), sum(counts.values())

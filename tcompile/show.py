@@ -11,15 +11,18 @@ from tcompile.console import Screen
 from tcompile.errors import printable
 from tcompile.mapping.plan import Plan
 from tcompile.pipeline import Built, Compiled, node_rows
+from tcompile.report import hardware
 from tcompile.verify import Verification
 
 __all__ = ["show_build", "show_check", "show_layers", "show_verification"]
 
 Report = Mapping[str, Any]
+PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
 COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
-LAYER_COLUMNS = ("layer", "op", "MH", "MW", "PE", "SIMD", "cycles", "tiles", "kept", "additions", "of dense")
-PLAN_COLUMNS = ("layer", "MH", "MW", "PE", "SIMD", "form", "cycles", "tiles", "kept")
+LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
+CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
+PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders")
 
 
 def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *, explain: bool = False) -> None:
@@ -33,7 +36,20 @@ def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *,
     shown = [[_short(r["node"]), r["operator"], r["where"], r["becomes"], r["bits"], r["exactness"]] for r in rows]
     screen.table(f"{_short(report['model']['file'])} ({report['model']['format']})", NODE_COLUMNS, shown)
     if plans:
-        cells = [[_short(str(p["name"])), *list(p.values())[1:]] for p in map(_plan, plans.values())]
+        cells = [
+            [
+                _short(str(p["name"])),
+                p["MH"],
+                p["MW"],
+                _form(p),
+                p["PE"],
+                p["SIMD"],
+                p["cycles_predicted"],
+                _tiles(p),
+                p["adders"],
+            ]
+            for p in map(_plan, plans.values())
+        ]
         screen.table("layers with weights", PLAN_COLUMNS, cells)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
@@ -41,11 +57,17 @@ def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *,
 
 def _plan(plan: Plan) -> dict[str, object]:
     """A plan as a row; cycles are those of the layer alone, per frame."""
-    layer, fold = plan.layer, plan.fold
-    return {
-        "name": plan.label, "MH": layer.MH, "MW": layer.MW, "PE": fold.pe, "SIMD": fold.simd, "form": fold.form,
-        "cycles": plan.cycles, "tiles": plan.tiles, "tiles_kept": plan.kept,
-    }  # fmt: skip
+    return {"name": plan.label, "MH": plan.layer.MH, "MW": plan.layer.MW} | dict.fromkeys(PLANNED) | hardware(plan)
+
+
+def _form(row: Report) -> str | None:
+    """The form of a layer, with its digit where it has one."""
+    return f"{row['form']}:{row['digit']}" if row["digit"] else row["form"]
+
+
+def _tiles(row: Report) -> str | None:
+    """Tiles kept of all."""
+    return None if row["tiles"] is None else f"{row['tiles_kept']}/{row['tiles']}"
 
 
 def show_build(screen: Screen, built: Built, directory: Path, *, explain: bool = False) -> None:
@@ -57,6 +79,8 @@ def show_build(screen: Screen, built: Built, directory: Path, *, explain: bool =
     show_layers(screen, report)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
+    if explain:
+        _choices(screen, report)
     if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
         screen.say(
             "weights were changed without training: accuracy is what 'tcompile verify' measures, and falls with few"
@@ -71,26 +95,46 @@ def show_layers(screen: Screen, report: Report) -> None:
     """Layers with their lanes, cycles, tiles and additions, and what comes of them."""
     rows = [
         [
-            _short(r["name"]), r["op"], r["MH"], r["MW"], r["PE"], r["SIMD"], r["cycles_predicted"], r["tiles"], r["tiles_kept"],
-            r["additions_done"],
-            f"{r['additions_done'] / r['additions_dense']:.0%}" if r["additions_dense"] else None,
+            _short(r["name"]), r["op"], r["MH"], r["MW"], _form(r), r["PE"], r["SIMD"], r["cycles_predicted"], _tiles(r),
+            r["adders"], r["additions_done"], r["lut_estimate"],
         ]
         for r in report["layers"]
     ]  # fmt: skip
     screen.table(f"{_short(report['model']['file'])} ({report['model']['format']})", LAYER_COLUMNS, rows)
     weights, speed = report["weights"], report["performance"]
     if weights["count"]:
-        lanes = sum(r["PE"] * r["SIMD"] for r in report["layers"] if r["PE"])
+        lanes = sum(r["PE"] * r["SIMD"] for r in report["layers"] if r["form"] == "engine")
+        adders = sum(r["adders"] or 0 for r in report["layers"])
         done, dense = (sum(r[f"additions_{k}"] or 0 for r in report["layers"]) for k in ("done", "dense"))
         screen.say(
             f"weights: {weights['count']}, {weights['nonzero'] / weights['count']:.0%} not zero, {weights['bits_stored']} bits"
-            f" stored ({weights['compression_whole_model']:.1f}x smaller than 32-bit floats, schedules included)"
+            f" stored{_compression(weights)}"
         )
-        screen.say(f"additions: {done} per frame, {done / dense:.0%} of dense; {lanes} lanes")
+        made = " and ".join([f"{lanes} lanes"] * (lanes > 0) + [f"{adders} adders of graphs"] * (adders > 0))
+        screen.say(f"additions: {done} per frame, {done / dense:.0%} of dense; {made}")
     screen.say(
         f"cycles: a frame every {speed['ii_cycles']}, the first after {speed['latency_cycles']};"
         f" {speed['fps']:,.0f} frames per second at {speed['clock_mhz']:g} MHz"
     )
+
+
+def _choices(screen: Screen, report: Report) -> None:
+    """What each layer could have been."""
+    rows = []
+    for layer in report["layers"]:
+        for choice in layer["choices"] or ():
+            lut = f"about {choice['lut_estimate']}" if choice["guess"] else choice["lut_estimate"]
+            chosen = "chosen" if choice == layer["choices"][0] else None
+            cells = [_form(choice), choice["PE"], choice["SIMD"], choice["cycles"], lut, chosen]
+            rows.append([_short(layer["name"]), *cells])
+    if rows:
+        screen.table("the least of each form that keeps up", CHOICE_COLUMNS, rows)
+
+
+def _compression(weights: Report) -> str:
+    """What memories save; nothing where there are none."""
+    ratio = weights["compression_whole_model"]
+    return f" ({ratio:.1f}x smaller than 32-bit floats, schedules included)" if ratio else ": all weights are wires"
 
 
 def _exactness(screen: Screen, report: Report) -> None:

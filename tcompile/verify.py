@@ -460,7 +460,8 @@ def _locate(
         if port is None or port.tensor not in tensors or node.name not in values:
             continue
         if tensors[port.tensor].shape == values[node.name].shape:
-            found += _difference(port, values[node.name], port.decode(tensors[port.tensor]), bad)
+            mine = port.in_place(values[node.name])
+            found += _difference(port, mine, port.decode(tensors[port.tensor]), bad)
     return tuple(found)
 
 

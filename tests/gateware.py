@@ -91,8 +91,8 @@ def simulated(
     m.submodules.block = dut = block.component()
     for name, shape in block.memories.items():
         words = (memories or {})[name]
-        assert len(words) == shape.depth, f"{name} must hold {shape.depth} words, not {len(words)}"
-        m.submodules[name] = memory = AmaranthMemory(shape=shape.width, depth=shape.depth, init=list(words))
+        assert shape.takes(words), f"{name} must hold {shape.depth} words of {shape.width} bits, not {len(words)}"
+        m.submodules[name] = memory = AmaranthMemory(shape=shape.width, depth=len(words), init=list(words))
         port = memory.read_port()
         m.d.comb += [port.addr.eq(getattr(dut, f"{name}_addr")), getattr(dut, f"{name}_data").eq(port.data)]
     ins = [getattr(dut, n) for n in block.input_names]

@@ -9,6 +9,7 @@ import pytest
 
 from hw.block import Bus
 from hw.engine import Engine, Entry, booth_digits
+from hw.lanes import Lanes
 from tests.gateware import Stalls, bench
 
 
@@ -26,10 +27,9 @@ def random_schedule(generator, span, blocks, passes, tiles):
         for _ in range(count):
             kept = sorted(generator.choice(passes, int(generator.integers(1, passes + 1)), replace=False))
             offset = int(generator.integers(0, span))
-            row += [Entry(offset, int(d), first=False, last=False, next=bool(d == kept[-1])) for d in kept]
+            row += [Entry(offset, int(d), last=False, next=bool(d == kept[-1])) for d in kept]
             tile += 1
-        row = row or [Entry(0, first=False, last=False, adds=False, next=False)]
-        row[0] = row[0]._replace(first=True)
+        row = row or [Entry(0, last=False, adds=False, next=False)]
         row[-1] = row[-1]._replace(last=True)
         entries += row
     used = [k for k, e in enumerate(entries) if e.next]
@@ -44,7 +44,7 @@ def make(seed, kind="dot", weight_width=2, signed_input=False, simd=3, pe=2):
     depth = span + int(generator.integers(0, 7))
     moves = ((3, 1), (2, int(generator.integers(1, 6))))
     frame = int(generator.integers(1, 14))
-    passes = max(1, (weight_width + 1) // 2)
+    passes = max(1, (weight_width + 1) // 2) if kind in ("dot", "lane") else 1
     entries, tiles = random_schedule(generator, span, 3, passes, 5)
     lanes = simd if kind == "dot" else pe
     width = 4
@@ -106,16 +106,65 @@ WHOLE = Engine("dot", Bus(3, 4), Bus(2, 12, True), 8, 8, ((3, 1), (2, 4)), 5, 7,
 def test_schedule_goes_through_its_memory():
     block = replace(WHOLE, weight_width=7, entries=4)
     entries = [
-        Entry(7, 3, first=True, last=False, adds=True, next=False),
-        Entry(0, 0, first=False, last=True, adds=True, next=True),
-        Entry(5, 1, first=True, last=True, adds=False, next=False),
-        Entry(2, 2, first=True, last=True, adds=True, next=False),
+        Entry(7, 3, last=False, adds=True, next=False),
+        Entry(0, 0, last=True, adds=True, next=True),
+        Entry(5, 1, last=True, adds=False, next=False),
+        Entry(2, 2, last=True, adds=True, next=False),
     ]
     words = block.schedule_words(entries)
     assert block.schedule(words) == entries
     assert block.row_blocks(words) == [2, 1, 1]
     assert max(words) < 1 << block.memories["schedule"].width
     assert block.memories["schedule"].width == 3 + 2 + 4
+    assert [word >> 8 for word in words] == [0, 0, 0, 1]  # where the schedule ends
+
+
+@pytest.mark.parametrize("simd", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("weight_width, doubles, low, high", [(2, False, -1, 1), (2, True, -2, 1), (7, True, -64, 63)])
+def test_tiles_go_through_their_memory(simd, weight_width, doubles, low, high):
+    lanes = Lanes("dot", Bus(simd, 4), Bus(3, 12, True), weight_width, doubles)
+    tiles = np.random.default_rng(simd).integers(low, high + 1, (20, 3, simd))
+    words = lanes.encode(tiles)
+    assert np.array_equal(lanes.decode(words), tiles)
+    assert min(words) >= 0 and max(words) < 1 << lanes.tile_width
+
+
+def test_ternary_weights_tell_their_sign_by_that_of_the_lane_they_meet():
+    lanes = Lanes("dot", Bus(8, 4), Bus(1, 12, True), 2)
+    signs = np.array([1, 1, 0, 1, 1, 1, 0, 0])
+    (word,) = lanes.encode((1 - 2 * signs).reshape(1, 1, 8))
+    met = [signs[k & (k - 1)] for k in range(1, 8)]
+    assert [word >> (2 * k + 1) & 1 for k in range(8)] == [1, *(signs[1:] ^ met)]
+    assert not any(word >> (2 * k) & 1 for k in range(8))
+
+
+@pytest.mark.parametrize("weight_width, doubles, weight", [(2, False, -2), (2, True, 2), (4, True, 8), (4, True, -9)])
+def test_weights_that_do_not_fit_are_refused_wrong(weight_width, doubles, weight):
+    lanes = Lanes("dot", Bus(1, 4), Bus(1, 12, True), weight_width, doubles)
+    with pytest.raises(ValueError, match="weights must be"):
+        lanes.encode(np.array([[[weight]]]))
+
+
+@pytest.mark.parametrize("weight_width, doubles", [(2, False), (5, True)])
+def test_extreme_sums_fit(weight_width, doubles):
+    """Eight lanes, all weights and elements at their ends, signs of all lanes alike and in turn."""
+    high = 1 if weight_width == 2 else 15
+    tiles = np.array([[[high] * 8, [-high] * 8], [[high, -high] * 4, [-high, high] * 4]])
+    block = Engine("dot", Bus(8, 4), Bus(2, 12, True), 1, 1, ((1, 0),), 1, 8, 2, weight_width, doubles)
+    row = [Entry(0, d, last=False, next=d == block.passes - 1) for d in range(block.passes)]
+    entries = [*row[:-1], row[-1]._replace(last=True), *row[:-1], row[-1]._replace(last=True, next=False)]
+    memories = {"schedule": block.schedule_words(entries), "weights": block.weight_words(tiles)}
+    x = np.array([[15] * 8, [15, 0] * 4, [0, 15] * 4, [15, 15, 0, 0] * 2])
+    run = bench(block, [x], memories)
+    assert np.array_equal(run.outputs[0].reshape(4, 4), x @ tiles.reshape(4, 8).T)
+
+
+def test_memories_may_hold_less_than_there_is_room_for():
+    block, x, memories = make(2)
+    larger = replace(block, entries=64, tiles=32)
+    assert np.array_equal(bench(larger, [x], memories).outputs[0], bench(block, [x], memories).outputs[0])
+    assert larger.rounded() == larger
+    assert replace(block, entries=5, tiles=9).rounded() == replace(block, entries=8, tiles=16)
 
 
 def test_words_of_a_frame_are_those_that_the_window_passes():
@@ -126,7 +175,7 @@ def test_words_of_a_frame_are_those_that_the_window_passes():
 @pytest.mark.parametrize("simd, stages", [(1, 0), (2, 1), (4, 1), (5, 2), (16, 2), (17, 3)])
 def test_two_levels_of_adders_between_registers(simd, stages):
     block = replace(WHOLE, i=Bus(simd, 4))
-    assert (block.tree_stages, block.pipeline, block.latency) == (stages, 5 + stages, 6 + stages)
+    assert (block.lanes.tree_stages, block.pipeline, block.latency) == (stages, 5 + stages, 6 + stages)
     assert replace(block, weight_width=3).pipeline == 6 + stages
 
 

@@ -24,7 +24,7 @@ from hw.width import Narrow, Widen
 
 BUS = Bus(2, 4)
 ENGINE = Engine("sum", BUS, Bus(2, 8), 6, 3, ((3, 1),), 3, 3)
-ENTRIES = [Entry(k, first=k == 0, last=k == 2, next=False) for k in range(3)]
+ENTRIES = [Entry(k, last=k == 2, next=False) for k in range(3)]
 TABLE = Table.of(BUS, BUS, [list(range(15, -1, -1))] * 4)
 BLOCKS = {
     "add": AddScaled(BUS, BUS, Bus(2, 8), (3, 5)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tcompile.errors import UsageError
-from tcompile.mapping.folding import Fold, Folding, Wish, read_folding
+from tcompile.mapping.folding import FORMS, Fold, Folding, Wish, read_folding
 
 LAYERS = ["conv1", "conv2", "fc"]
 
@@ -25,8 +25,17 @@ def test_names_may_come_from_anywhere_once():
     assert read_folding('{"fc": {"SIMD": 2}}', iter(LAYERS)).layers == {"fc": Wish(simd=2)}
 
 
-def test_lanes_are_rows_times_columns():
-    assert Fold(3, 5).lanes == 15
+def test_details_of_graphs_are_read():
+    text = (
+        '{"Defaults": {"digit": 2}, "fc": {"form": "serial", "digit": 4}, "conv1": {"form": "parallel", "spacing": 3}}'
+    )
+    assert read_folding(text, LAYERS) == Folding(
+        {"fc": Wish(form="serial", digit=4), "conv1": Wish(form="parallel", spacing=3)}, Wish(digit=2)
+    )
+
+
+def test_lanes_are_rows_times_columns_of_an_engine():
+    assert [Fold(3, 5, form).lanes for form in FORMS] == [15, 0, 0]
 
 
 def refused(text: str, layers: list[str] = LAYERS) -> list[tuple[str, str, tuple[str, ...], str]]:
@@ -62,17 +71,24 @@ def test_entry_that_is_no_object_is_refused_wrong(entry):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.0", "true", '"8"', "null", "[1]"])
-@pytest.mark.parametrize("key", ["PE", "SIMD"])
-def test_lanes_that_are_no_positive_integer_are_refused_wrong(key, value):
+@pytest.mark.parametrize("key", ["PE", "SIMD", "spacing"])
+def test_sizes_that_are_no_positive_integer_are_refused_wrong(key, value):
     assert refused(f'{{"fc": {{"{key}": {value}}}}}') == [
         ("bad-folding", f"{key} must be a positive integer, not '{value}'", ("fc",), "")
     ]
 
 
-@pytest.mark.parametrize("value", ['"serial"', "1", "null"])
+@pytest.mark.parametrize("value", ['"auto"', '"Serial"', "1", "null"])
 def test_form_that_does_not_exist_is_refused_wrong(value):
     assert refused(f'{{"fc": {{"form": {value}}}}}') == [
-        ("bad-folding", f"form must be one of engine, not '{value}'", ("fc",), "")
+        ("bad-folding", f"form must be one of engine, serial, parallel, not '{value}'", ("fc",), "")
+    ]
+
+
+@pytest.mark.parametrize("value", ["0", "3", "8", "true", "2.0", '"1"'])
+def test_digit_that_no_graph_has_is_refused_wrong(value):
+    assert refused(f'{{"fc": {{"digit": {value}}}}}') == [
+        ("bad-folding", f"digit must be one of 1, 2, 4, not '{value}'", ("fc",), "")
     ]
 
 
@@ -85,7 +101,12 @@ def test_layer_that_does_not_exist_is_refused_wrong(name, hint):
 
 
 @pytest.mark.parametrize(
-    "key, hint", [("SMID", "is 'SIMD' meant?"), ("pe", "is 'PE' meant?"), ("depth", "there are 'PE', 'SIMD', 'form'")]
+    "key, hint",
+    [
+        ("SMID", "is 'SIMD' meant?"),
+        ("pe", "is 'PE' meant?"),
+        ("width", "there are 'PE', 'SIMD', 'form', 'digit', 'spacing'"),
+    ],
 )
 def test_key_that_does_not_exist_is_refused_wrong(key, hint):
     assert refused(f'{{"fc": {{"{key}": 1}}}}') == [

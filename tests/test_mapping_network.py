@@ -9,9 +9,9 @@ from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.network import map_network
+from tcompile.mapping.network import map_network, plan_layers
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice, plan_layers
+from tcompile.mapping.plan import Choice
 from tests.networks import Builder, one_layer, queues
 
 

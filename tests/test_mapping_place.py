@@ -27,9 +27,10 @@ from tcompile.ir.requantizers import Shift, Table
 from tcompile.mapping.cycles import FRAMES, predict
 from tcompile.mapping.design import Design
 from tcompile.mapping.folding import Fold
+from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import linear
-from tcompile.mapping.place import Recipe, bus_of, holding, place
+from tcompile.mapping.place import Recipe, holding, place
 from tcompile.mapping.queues import queue_depths
 from tcompile.simulate.gateware import simulate
 from tests.networks import Builder, RandomNetwork, differences, frames_of, random_folds
@@ -226,8 +227,10 @@ def test_layer_without_weights_has_a_tile_of_zeros():
     b = Builder()
     y = b.dense(b.input((1, 6)), np.zeros((4, 6), int))
     design = placed(b.graph(y), seed=1)
-    (words,) = [i.memories["weights"] for i in design.instances if isinstance(i.block, Engine)]
-    assert words == (0,)
+    ((lanes, words),) = [
+        (i.block.lanes, i.memories["weights"]) for i in design.instances if isinstance(i.block, Engine)
+    ]
+    assert len(words) == 1 and not lanes.decode(words).any()
     assert differences(design, b.graph(y), frames_of(b.graph(y), 3)) == []
 
 

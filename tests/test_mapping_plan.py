@@ -17,8 +17,9 @@ from tcompile.mapping.folding import Fold, Folding, Wish
 from tcompile.mapping.geometry import Geometry
 from tcompile.mapping.layout import channels_last
 from tcompile.mapping.linear import Linear, linear
+from tcompile.mapping.network import plan_layers
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice, Plan, labels, plan_layers
+from tcompile.mapping.plan import Choice, Plan, labels
 from tcompile.mapping.schedule import schedule
 from tests.networks import Builder, one_layer
 

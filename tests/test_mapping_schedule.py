@@ -44,8 +44,7 @@ def carried_out(layer: Linear, fold: Fold, g: Geometry, plan: Schedule) -> np.nd
     tile = 0
     running = False
     for e in plan.entries:
-        assert e.first != running
-        if e.first:
+        if not running:
             blocks.append(np.zeros((fold.pe, g.span, lanes), np.int64))
         if e.adds:
             part = booth_digits(plan.tiles[tile], e.digit) << (2 * e.digit)
@@ -133,7 +132,7 @@ def test_row_block_without_weights_has_one_entry_that_adds_nothing():
     weight[2] = 1
     plan = schedule(conv(weight), Fold(1, 2), Geometry((9,), (1,), (1,), (1,), 1))
     assert [e.adds for e in plan.entries] == [False, False, True, False]
-    assert all(e.first and e.last and not e.next and (e.offset, e.digit) == (0, 0) for e in plan.entries)
+    assert all(e.last and not e.next and (e.offset, e.digit) == (0, 0) for e in plan.entries)
 
 
 def test_layer_without_weights_stores_nothing():
@@ -145,7 +144,7 @@ def test_passes_go_from_low_digits_to_high_and_leave_out_zeros():
     plan = schedule(conv(np.array([[[64]], [[1]]])), Fold(1, 1), Geometry((9,), (1,), (1,), (1,), 1))
     assert [(e.digit, e.next) for e in plan.entries] == [(3, True), (0, False)]
     plan = schedule(conv(np.array([[[65]], [[17]]])), Fold(2, 1), Geometry((9,), (1,), (1,), (1,), 1))
-    assert [(e.digit, e.first, e.last) for e in plan.entries] == [(0, True, False), (2, False, False), (3, False, True)]
+    assert [(e.digit, e.last) for e in plan.entries] == [(0, False), (2, False), (3, True)]
 
 
 @pytest.mark.parametrize("shape, group, limits", [((6, 4, 3, 3), 1, (6, 12)), ((6, 4, 3, 1), 1, (6, 4)), ((6, 2, 3, 3), 2, (3, 2)), ((4, 1, 3, 3), 4, (4, 1)), ((4, 1, 3, 3), 1, (4, 3)), ((8, 1, 3, 3), 4, (2, 1))])  # fmt: skip

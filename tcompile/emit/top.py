@@ -89,7 +89,7 @@ def _top(net: Netlist, written: dict[Block | Control, Module], names: dict[str, 
         net.nets,
         tuple(_cell(c.name, written[c.block], dict(c.wires)) for c in net.cells),
         tuple(
-            _Rom(r.name, r.shape.width, r.shape.depth, r.shape.address_width, names[r.name], r.address, r.data)
+            _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data)
             for r in net.roms
         ),
         f"{net.identity:064x}",

@@ -1,28 +1,68 @@
-"""Resources of a block by formula, before any synthesis: a first guess, good for comparing foldings with each other.
+"""Resources of a block before any synthesis, from a model that was fitted on synthesis.
 
-A look-up table (LUT) does one bit of an adder, a comparator or a two-way choice. Memories of up to `LUT_RAM` bits lie
-in LUTs of 64 bits, larger ones in block RAMs of 18 kbit with up to 36 bits per word.
+What a block is made of follows from its description: bits of adders, of choices, of registers, of counters (`made`).
+Each kind of block has a coefficient for each of them, not negative, per family of devices; ``benchmarks/resources.py``
+fits them on blocks synthesized by yosys and writes ``resources.json``. A kind that was never fitted is estimated by
+what passes through its ports, with coefficients that are fitted as well (`FALLBACK`).
+
+Memories follow rules of each family instead, found by the same tool: how deep one must be to be worth a block RAM, and
+how many look-up tables (LUT) or block RAMs it then takes.
+
+Counted are: for ``ecp5`` LUT4, two for each CCU2C and four for each TRELLIS_DPR16X4, and blocks of 18 kbit; for ``xcup``
+LUT1 to LUT6 and what shift registers and memories take of them, and halves of block RAMs of 36 kbit.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import lru_cache, singledispatch
+from math import ceil, log2
+from pathlib import Path
+from typing import Any, Literal
 
-from hw.block import Block
+from hw.add_scaled import AddScaled
+from hw.argmax import ArgMax
+from hw.arithmetic import OPERANDS, signed_digits, signed_width
+from hw.axi_lite import Control
+from hw.axi_stream import AxisIn, AxisOut
+from hw.block import Block, Words
 from hw.comparators import Comparators
+from hw.concat import Concat
+from hw.constant import Node
 from hw.engine import Engine
 from hw.fifo import Fifo
+from hw.fork import Fork
+from hw.lanes import TREE_LEVELS, Lanes
+from hw.pad import Pad
+from hw.parallel import Parallel
 from hw.quotient import Quotient
-from hw.reorder import Reorder
+from hw.reorder import READING, Reorder
 from hw.rows import RowPacker
+from hw.serial import Serial
+from hw.slice import Slice
+from hw.table import Table
+from hw.width import Narrow, Widen
+from hw.window import SHORT, Window
 from tcompile.mapping.design import Instance
 
-__all__ = ["Resources", "estimate"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Made",
+    "Resources",
+    "estimate",
+    "estimate_block",
+    "estimate_parallel",
+    "estimate_serial",
+    "made",
+]
 
-LUT_RAM = 2048  # bits below which a memory is not worth a block RAM
-BLOCK_BITS, BLOCK_WIDTH = 18 * 1024, 36
-CONTROL = 40  # LUTs and flip-flops of counters and handshakes of any block
+Family = Literal["ecp5", "xcup"]
+FAMILIES: tuple[Family, ...] = ("ecp5", "xcup")
+FALLBACK = "Block"  # the kind of those that were never fitted
+COEFFICIENTS = Path(__file__).with_name("resources.json")
 
 
 @dataclass(frozen=True)
@@ -37,69 +77,737 @@ class Resources:
         return Resources(self.lut + other.lut, self.ff + other.ff, self.bram + other.bram)
 
 
-def estimate(instance: Instance) -> Resources:
-    """Resources of a block and its memories."""
-    total = _logic(instance.block) + Resources(CONTROL, CONTROL)
-    for shape in instance.block.memories.values():
-        total += _memory(shape.depth, shape.width)
-    return total
+@dataclass(frozen=True)
+class Ram:
+    """A memory: ``rom`` constant, ``comb`` read in the same cycle, ``sync`` a cycle later; distinct columns of a ROM."""
+
+    kind: Literal["rom", "comb", "sync"]
+    depth: int
+    width: int
+    columns: int | None = None
 
 
-def _memory(depth: int, width: int) -> Resources:
-    if depth * width <= LUT_RAM or depth <= 32:
-        return Resources(lut=-(-depth // 64) * width)
-    columns, rows = -(-width // BLOCK_WIDTH), -(-depth // (BLOCK_BITS // BLOCK_WIDTH))
-    return Resources(bram=min(columns * rows, max(columns, -(-depth * width // BLOCK_BITS))))
+@dataclass(frozen=True)
+class Made:
+    """What a block is made of.
+
+    Parameters
+    ----------
+    kind : str
+        Whose coefficients apply.
+    lut, ff : mapping of str to float
+        How much there is of what takes LUTs and flip-flops.
+    rams : sequence of Ram
+    parts : sequence of Made
+        Parts of a kind of their own.
+    """
+
+    kind: str
+    lut: Mapping[str, float]
+    ff: Mapping[str, float]
+    rams: Sequence[Ram] = ()
+    parts: Sequence[Made] = ()
 
 
-def _queue(places: int, width: int) -> Resources:
-    return _memory(places, width) + Resources(lut=2 * places.bit_length(), ff=3 * places.bit_length())
+Amounts = tuple[float, float, int]
+
+
+def estimate(instance: Instance, family: Family = "ecp5") -> Resources:
+    """Resources of a block in its place and of its constant memories with their contents."""
+    logic = _total(made(instance.block, family), family)
+    roms = []
+    for name, shape in instance.block.memories.items():
+        words = instance.memories.get(name)
+        roms.append(_rom(shape.depth, shape.width) if words is None else _filled(words, shape.width))
+    return _rounded(logic, *(_memory(rom, family) for rom in roms))
+
+
+def estimate_block(
+    block: Block | Control, family: Family = "ecp5", depths: Mapping[str, int] | None = None
+) -> Resources:
+    """Resources of a block alone and of its constant memories with any contents.
+
+    Parameters
+    ----------
+    depths : mapping of str to int, optional
+        Words of memories, by name, where the description only says how many there may be.
+    """
+    shapes = block.memories if isinstance(block, Block) else {}
+    roms = [_rom((depths or {}).get(name, shape.depth), shape.width) for name, shape in shapes.items()]
+    return _rounded(_total(made(block, family), family), *(_memory(rom, family) for rom in roms))
+
+
+@lru_cache(maxsize=1)
+def _data() -> dict[str, Any]:
+    """What was fitted."""
+    data: dict[str, Any] = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))
+    return data
+
+
+def _total(of: Made, family: Family) -> Amounts:
+    return total(of, family, _data()["families"][family])
+
+
+def total(of: Made, family: Family, coefficients: Mapping[str, Any]) -> Amounts:
+    """LUTs, flip-flops and block RAMs, by coefficients of each kind, resource and feature."""
+    lut, ff = (
+        sum(coefficients[of.kind][resource][name] * amount for name, amount in amounts.items())
+        for resource, amounts in (("lut", of.lut), ("ff", of.ff))
+    )
+    inside = [total(part, family, coefficients) for part in of.parts] + [_memory(ram, family) for ram in of.rams]
+    return lut + sum(x[0] for x in inside), ff + sum(x[1] for x in inside), sum(x[2] for x in inside)
+
+
+def _rounded(*amounts: Amounts) -> Resources:
+    lut, ff, bram = (sum(column) for column in zip(*amounts, strict=True))
+    return Resources(round(lut), round(ff), int(bram))
+
+
+# --- memories ------------------------------------------------------------------------------------------------------------
+
+
+def _filled(words: Words, width: int) -> Ram:
+    """A constant memory: of equal or constant columns one and none are kept."""
+    if len(words) > MOST_COMPARED:
+        return _rom(len(words), width)
+    columns = {tuple(word >> k & 1 for word in words) for k in range(width)}
+    columns = {c if c[0] else tuple(1 - bit for bit in c) for c in columns}
+    return Ram("rom", len(words), width, sum(0 in c for c in columns))
+
+
+def _rom(depth: int, width: int) -> Ram:
+    """A constant memory with random contents: few words make few distinct columns."""
+    patterns = (1 << (depth - 1)) - 1 if depth <= FEW_WORDS else 0
+    return Ram("rom", depth, width, ceil(patterns * (1 - (1 - 1 / (patterns + 1)) ** width)) if patterns else None)
+
+
+def _memory(ram: Ram, family: Family) -> Amounts:
+    """LUTs, flip-flops and block RAMs."""
+    if not ram.depth or not ram.width:
+        return 0.0, 0.0, 0
+    memories = MEMORIES[family]
+    blocks, rows = memories.blocks(ram.depth, ram.width)
+    if ram.kind == "rom":
+        if ram.depth * ram.width / memories.rom_bits > blocks * memories.block_cost:
+            return rows_muxed(rows, ram.width), float(rows > 1), blocks
+        columns = ram.width if ram.columns is None else ram.columns
+        return columns * memories.rom_luts(ram.depth), columns, 0
+    if ram.kind == "sync" and memories.ram_cost(ram.depth, ram.width) > blocks * memories.block_cost:
+        lut, ff = rows_muxed(rows, ram.width), float(rows > 1)
+        if memories.collides:  # what is read while it is written comes from registers beside the block
+            lut, ff = lut + ram.width + bits(ram.depth), ff + 2 * ram.width + bits(ram.depth) + 2
+        return lut, ff, blocks
+    return memories.ram_luts(ram.depth, ram.width), ram.width if ram.kind == "sync" else 0, 0
+
+
+def rows_muxed(rows: int, width: int) -> float:
+    """LUTs that choose among rows of block RAMs."""
+    return width * (rows - 1)
+
+
+@dataclass(frozen=True)
+class Memories:
+    """Rules of a family.
+
+    Parameters
+    ----------
+    bank, lanes, luts : int
+        Words, bits and LUTs of a memory in LUTs.
+    narrow : tuple of (int, int), optional
+        Words and bits of one with fewer words and more bits, of equal LUTs.
+    shapes : tuple of (int, int, int)
+        Words, bits and size of block RAMs.
+    rom_bits, block_cost, lut_cost : float
+        What yosys compares: bits of a constant memory in LUTs for 1, a block, a bank in LUTs.
+    rom, free : int
+        Words of a constant memory that a LUT holds, and up to which the choice among LUTs costs nothing.
+    choice : int
+        Rows of memories among which a LUT chooses; 1 where it takes several.
+    collides : bool
+        Whether block RAMs need help to read, in the cycle of a write, what was there before.
+    """
+
+    bank: int
+    lanes: int
+    luts: int
+    narrow: tuple[int, int] | None
+    shapes: tuple[tuple[int, int, int], ...]
+    rom_bits: float
+    block_cost: float
+    lut_cost: float
+    rom: int
+    free: int
+    choice: int
+    collides: bool
+
+    def blocks(self, depth: int, width: int) -> tuple[int, int]:
+        """Block RAMs, and rows of them, in the shape that needs fewest."""
+        return min(
+            (-(-depth // words) * -(-width // lanes) * size, -(-depth // words)) for words, lanes, size in self.shapes
+        )
+
+    def rom_luts(self, depth: int) -> float:
+        """LUTs of a column of a constant memory."""
+        banks = -(-depth // self.rom)
+        return banks * (1 + 0.22 * max(0.0, log2(depth / self.free)))
+
+    def banks(self, depth: int, width: int) -> tuple[int, int]:
+        """Memories in LUTs: of a row, and rows."""
+        if self.narrow and depth <= self.narrow[0]:
+            return -(-width // self.narrow[1]), 1
+        return -(-width // self.lanes), -(-depth // self.bank)
+
+    def ram_luts(self, depth: int, width: int) -> float:
+        """LUTs of a memory in LUTs, with the choice among its rows."""
+        columns, rows = self.banks(depth, width)
+        chosen = -(-rows // self.choice) if self.choice > 1 else rows if rows > 3 else rows - 1
+        return columns * rows * self.luts + (width * chosen + rows if rows > 1 else 0)
+
+    def ram_cost(self, depth: int, width: int) -> float:
+        """What yosys takes for the cost of that."""
+        columns, rows = self.banks(depth, width)
+        return columns * rows * self.lut_cost + width * (rows - 1) / 2
+
+
+MEMORIES = {
+    "ecp5": Memories(
+        bank=16, lanes=4, luts=4, narrow=None,
+        shapes=((512, 36, 1), (1024, 18, 1), (2048, 9, 1), (4096, 4, 1), (8192, 2, 1), (16384, 1, 1)),
+        rom_bits=16, block_cost=128, lut_cost=4, rom=16, free=128, choice=1, collides=True,
+    ),
+    "xcup": Memories(
+        bank=64, lanes=7, luts=8, narrow=(32, 14),
+        shapes=(
+            (512, 36, 1), (1024, 18, 1), (2048, 9, 1), (4096, 4, 1), (8192, 2, 1), (16384, 1, 1), (512, 72, 2), (32768, 1, 2),
+        ),
+        rom_bits=64, block_cost=129, lut_cost=16, rom=64, free=256, choice=4, collides=False,
+    ),
+}  # fmt: skip
+MOST_COMPARED, FEW_WORDS = 1024, 8
+
+
+# --- what blocks are made of ---------------------------------------------------------------------------------------------
 
 
 @singledispatch
-def _logic(block: Block) -> Resources:
-    """A register stage for what comes and goes."""
-    bits = sum(bus.bits for bus in (*block.inputs, *block.outputs))
-    return Resources(bits, bits)
+def made(block: Block | Control, family: Family) -> Made:
+    """What a block is made of, without its constant memories."""
+    assert isinstance(block, Block)
+    return by_ports(block)
 
 
-@_logic.register
-def _(block: Engine) -> Resources:
-    term = block.i.width + (not block.i.signed) + block.doubles
-    lanes = block.o.lanes * block.simd
-    decode = lanes * (term * (2 if block.doubles else 1) + 3 * block.passes) if block.weighted else 0
-    tree = block.o.lanes * (block.simd - 1) * (term + 2)
-    sums = block.o.bits * (2 if block.passes > 1 or block.kind == "max" else 1)
-    registers = lanes * (term + 1) + tree // 2 + block.o.bits * (1 + (block.passes > 1))
-    ring = _memory(block.depth, block.i.bits) + _queue(block.places, block.o.bits)
-    return Resources(decode + tree + sums, registers) + ring
+def by_ports(block: Block) -> Made:
+    """What passes through the ports: of kinds that were never fitted."""
+    taken, given = (sum(bus.bits for bus in side) for side in (block.inputs, block.outputs))
+    return Made(FALLBACK, {"control": 1, "in": taken, "out": given}, {"control": 1, "in": taken, "out": given})
 
 
-@_logic.register
-def _(block: Fifo) -> Resources:
-    return _queue(block.depth, block.bus.bits)
+def bits(count: int) -> int:
+    """Bits of a register that counts from 0 to count - 1."""
+    return (count - 1).bit_length() if count > 1 else 0
 
 
-@_logic.register
-def _(block: Reorder) -> Resources:
-    return _memory(2 * block.beats, block.bus.bits)
+def carry(width: int) -> int:
+    """Bits of an adder as carry chains hold them, in pairs."""
+    return width + width % 2
 
 
-@_logic.register
-def _(block: RowPacker) -> Resources:
-    return Resources(block.out.bits, block.out.bits)
+def delay(width: int, cycles: int, family: Family) -> tuple[int, int]:
+    """LUTs and flip-flops of a delay that nobody taps and nothing resets."""
+    if family == "xcup" and cycles >= SHIFT_REGISTER:
+        return width * -(-cycles // 32), 0
+    return 0, width * cycles
 
 
-@_logic.register
-def _(block: Comparators) -> Resources:
-    levels = block.levels if block.form == "flat" else block.stages
-    return Resources(block.i.lanes * levels * block.i.width, block.i.lanes * levels * (block.i.width + 4))
+SHIFT_REGISTER = 3  # cycles of delay from which yosys makes shift registers of LUTs
 
 
-@_logic.register
-def _(block: Quotient) -> Resources:
-    adders = bin(block.multiplier ^ (3 * block.multiplier)).count("1")
-    row = block.divisor_width + 1
-    lane = (adders + 1) * block.numerator_width + 2 * row * block.units + 2 * block.o.width
-    held = (adders + 2) * block.numerator_width + (row + block.quotient_width) * max(1, block.units)
-    return Resources(block.i.lanes * lane, block.i.lanes * held)
+def counters(sizes: Iterable[int]) -> dict[str, float]:
+    """Counters that go round: their bits, and those that need a comparison to do so."""
+    real = [n for n in sizes if n > 1]
+    return {"counter": sum(map(bits, real)), "wrap": sum(bits(n) for n in real if n & (n - 1))}
+
+
+def grid(axes: Iterable[int]) -> dict[str, float]:
+    """An odometer."""
+    real = [n for n in axes if n > 1]
+    return {"axes": len(real), "counter": sum(map(bits, real))}
+
+
+def queue(kind: str, width: int, depth: int, reserved: bool) -> Made:
+    """A queue of places; one whose places are reserved counts those as well."""
+    ends, level = 2 * bits(depth), bits(depth + 1) * (2 if reserved else 1)
+    wraps = 2 * bits(depth) if depth & (depth - 1) else 0
+    lut = {"control": 1, "ends": ends, "level": level, "wraps": wraps}
+    return Made(kind, lut, {"registers": ends + level}, [Ram("comb", depth, width)])
+
+
+def outbox(width: int, depth: int) -> Made:
+    """The queue at the end of a pipeline."""
+    return queue("Outbox", width, depth, reserved=True)
+
+
+@made.register
+def _(block: Fifo, family: Family) -> Made:
+    width, depth = block.bus.bits, block.depth
+    if block.latency == 1:
+        return queue("Fifo", width, depth, reserved=False)
+    of = queue("Fifo", width, depth - 1, reserved=False)
+    lut = {"control": 1, **{f"long_{name}": n for name, n in of.lut.items()}}
+    return Made("Fifo", lut, {"registers": of.ff["registers"] + 1}, [Ram("sync", depth - 1, width)])
+
+
+@made.register
+def _(block: Fork, family: Family) -> Made:
+    return Made("Fork", {"control": 1, "copies": block.copies}, {"registers": block.bus.bits + 1 + block.copies})
+
+
+@made.register
+def _(block: Narrow, family: Family) -> Made:
+    held, given = block.bus.bits, block.outputs[0].bits
+    left, beats = bits(max(2, block.bus.lanes // block.lanes)), len(block.pieces)
+    lut = {"control": 1, "choice": held - given, "counter": left + bits(beats)}
+    return Made("Narrow", lut, {"registers": held + 1 + (left if held > given else 0) + bits(beats)})
+
+
+@made.register
+def _(block: Widen, family: Family) -> Made:
+    ratio, beats = block.lanes // block.bus.lanes, len(block.pieces)
+    cleared = (ratio - 1) * block.bus.bits  # by the first part
+    lut = {"control": 1, "choice": cleared, "parts": ratio - 1, "counter": bits(ratio) + bits(beats)}
+    return Made("Widen", lut, {"registers": block.outputs[0].bits + 1 + bits(ratio) + bits(beats)})
+
+
+@made.register
+def _(block: Concat, family: Family) -> Made:
+    count = len(block.runs)
+    turn, left = bits(max(2, count)), bits(max(2, *block.runs))
+    lut = {"control": 1, "choice": (count - 1) * block.out.bits, "counter": turn + left, "inputs": count}
+    return Made("Concat", lut, {"registers": 1 + block.out.bits + turn + left})
+
+
+@made.register
+def _(block: Pad, family: Family) -> Made:
+    limits = sum(
+        int(bits(n) * ((b > 0) + (b + i < n))) for n, b, i in zip(block.grid, block.before, block.inner, strict=True)
+    )
+    places = grid(block.grid)
+    lut = {"control": 1, "choice": block.bus.bits, "limits": limits, **places}
+    return Made("Pad", lut, {"registers": block.bus.bits + 1 + places["counter"]})
+
+
+@made.register
+def _(block: Slice, family: Family) -> Made:
+    places, limits, phases = grid(block.grid), 0, 0
+    for n, start, step, size in zip(block.grid, block.starts, block.steps, block.sizes, strict=True):
+        limits += bits(n) * ((start > 0) + (start + (size - 1) * step + 1 < n))
+        phases += bits(step) if step > 1 and size > 1 else 0
+    lut = {"control": 1, "limits": limits, "phases": phases, **places}
+    return Made("Slice", lut, {"registers": block.bus.bits + 1 + places["counter"] + phases})
+
+
+@made.register
+def _(block: RowPacker, family: Family) -> Made:
+    pixel, steps = block.bus.lanes * block.out.width, block.steps
+    until = bits(max(2, block.span, block.stride))
+    limits = bits(steps) * ((block.before > 0) + (block.before + block.width < steps))
+    fills = block.before > 0 or block.before + block.width < steps
+    lut = {"control": 1, "choice": block.bus.bits if fills else 0, "counter": bits(steps) + until, "limits": limits}
+    kept = (block.bus.bits if not fills else pixel) * (block.span - 1)
+    return Made("RowPacker", lut, {"registers": block.bus.bits + 1 + kept + bits(steps) + until})
+
+
+@made.register
+def _(block: Reorder, family: Family) -> Made:
+    width = block.memories["order"].width
+    lut = {"control": 1, "counter": 2 * width, "wrap": 2 * width if block.beats & (block.beats - 1) else 0}
+    ff = {"registers": 2 * width + 3 + 2 + 2 + (width + 1) + 1 + block.bus.bits}
+    frames = Ram("sync", (1 << width) + block.beats, block.bus.bits)
+    return Made("Reorder", lut, ff, [frames], [outbox(block.bus.bits, READING + 1)])
+
+
+@made.register
+def _(block: Window, family: Family) -> Made:
+    gaps = [b - a for a, b in zip(block.offsets, block.offsets[1:], strict=False)]
+    long = [gap for gap in gaps if gap > SHORT]
+    words = 1 + sum(gap for gap in gaps if gap <= SHORT)
+    need = max(block.span, block.frame, *(w for _, w in block.moves)).bit_length()
+    axes = grid(count for count, _ in block.moves)
+    places = sum(bits(gap) for gap in set(long))
+    srl, kept = 0, block.i.bits * words
+    if family == "xcup":
+        for gap in gaps:
+            if SHIFT_REGISTER <= gap <= SHORT:
+                srl, kept = srl + block.i.bits, kept - block.i.bits * gap
+    lut = {
+        "control": 1, "need": need, "choices": need * len([1 for count, _ in block.moves if count > 1]),
+        "places": places, "shift": srl, **axes,
+    }  # fmt: skip
+    ff = {"registers": 1 + kept + need + axes["counter"] + 2 * places}
+    return Made("Window", lut, ff, [Ram("sync", gap, block.i.bits) for gap in long])
+
+
+@made.register
+def _(block: AxisIn, family: Family) -> Made:
+    place = bits(max(2, block.beats))
+    lut = {"control": 1, "choice": block.bus.bits, "counter": place}
+    return Made("AxisIn", lut, {"registers": 2 * block.bus.bits + 9 + place})
+
+
+@made.register
+def _(block: AxisOut, family: Family) -> Made:
+    place = bits(max(2, block.beats))
+    lut = {"control": 1, "choice": block.bus.bits, "counter": place}
+    return Made("AxisOut", lut, {"registers": 2 * (block.bus.bits + 1) + 4 + place})
+
+
+@made.register
+def _(block: Control, family: Family) -> Made:
+    ports = block.inputs + block.outputs
+    return Made("Control", {"control": 1, "ports": ports}, {"control": 1, "ports": ports})
+
+
+# --- arithmetic ----------------------------------------------------------------------------------------------------------
+
+
+def frame(block: Any) -> tuple[dict[str, float], int]:
+    """Counters of a pipelined block: of LUTs, and registers."""
+    period, wait = bits(block.period), bits(block.interval)
+    return {"control": 1, "counter": period + wait}, period + wait
+
+
+def additions(terms: int, width: int) -> tuple[int, int]:
+    """Adder bits and registers of `hw.arithmetic.summed`."""
+    adders, registers = (terms - 1) * carry(width), 0
+    while True:
+        terms = -(-terms // OPERANDS)
+        registers += terms * width
+        if terms == 1:
+            return adders, registers
+
+
+@made.register
+def _(block: AddScaled, family: Family) -> Made:
+    terms = sum(len(signed_digits(factor)) for factor in block.factors)
+    adders, registers = additions(terms, block.o.width)
+    lut = {"control": 1, "adders": block.o.lanes * adders}
+    held = block.i0.bits + block.i1.bits + 2
+    flags = block.work - 1
+    return Made(
+        "AddScaled",
+        lut,
+        {"registers": held + block.o.lanes * registers + flags},
+        parts=[outbox(block.o.bits, block.places)],
+    )
+
+
+@made.register
+def _(block: ArgMax, family: Family) -> Made:
+    width, lanes, index = block.i.width, block.i.lanes, block.o.width
+    compared, chosen, held, nodes = 0, 0, 0, lanes
+    for level in range(1, block.levels + 1):
+        pairs, nodes = nodes // 2, -(-nodes // 2)
+        compared += pairs * carry(width + 1)
+        chosen += pairs * (width + level)
+        held += nodes * (width + level + 1)
+    lut = {
+        "control": 1,
+        "compared": compared + carry(width + 1),
+        "chosen": chosen,
+        "counter": bits(block.beats) + index,
+    }
+    flags = 2 * (block.levels + 1) + 2
+    ff = {"registers": block.i.bits + held + width + index + flags + 2 * bits(block.beats)}
+    return Made("ArgMax", lut, ff, parts=[outbox(block.o.bits, block.places)])
+
+
+@made.register
+def _(block: Table, family: Family) -> Made:
+    lut, counted = frame(block)
+    offset = block.params.lane_width
+    lut |= {"adders": block.i.lanes * carry(offset) if block.depth > 1 else 0}
+    ff = {"registers": min(offset, block.i.width) * block.i.lanes + counted + 2}
+    return Made("Table", lut, ff, parts=[outbox(block.o.bits, block.places)])
+
+
+@made.register
+def _(block: Comparators, family: Family) -> Made:
+    lut, counted = frame(block)
+    lanes, width = block.i.lanes, max(block.i.width + (not block.i.signed), block.threshold_width)
+    period = bits(block.period)
+    box = outbox(block.o.bits, block.places)
+    added = carry(block.o.width) if block.first is None else 0 if block.first == 0 else block.o.width
+    if block.form == "flat":
+        levels = block.levels
+        values = (block.o.width if block.first is None else 0) if block.counting else (levels + 1) * block.o.width
+        chosen = added if block.counting else levels * block.o.width
+        popcount = levels.bit_length() * max(0, levels - 1) if block.counting else 0
+        lut |= {"compared": lanes * levels * carry(width), "chosen": lanes * chosen, "popcount": lanes * popcount}
+        delayed = lanes * values if block.period > 1 else 0
+        return Made("Flat", lut, {"registers": block.i.bits + lanes * levels + delayed + counted + 2}, parts=[box])
+    stages = block.stages
+    counts = sum(range(stages))  # bits found before each stage wait for the next
+    lut |= {"compared": lanes * stages * carry(width), "chosen": lanes * added if block.counting else 0}
+    final = lanes * stages if block.counting else 0
+    beats = period * stages
+    ff = {"registers": block.i.bits * stages + lanes * counts + final + beats + counted + stages + 1}
+    return Made("Tree", lut, ff, parts=[box])
+
+
+@made.register
+def _(block: Quotient, family: Family) -> Made:
+    lut, counted = frame(block)
+    lanes, n, width = block.i.lanes, block.numerator_width, block.quotient_width
+    adders, registers = additions(len(signed_digits(block.multiplier)) + 1, n)
+    ahead = block.ahead - 1
+    limits = block.limits.width
+    shift, flip = delay(bits(block.period) * bool(limits), ahead, family)
+    kept = flip + bits(block.period) * bool(limits)
+    lut |= {"opening": lanes * adders, "negate": lanes * block.i.width * (block.negate is None)}
+    correction_lut, correction = delay(block.correction_width, ahead, family)
+    ends_lut, ends = delay(block.correction_width, 2, family)
+    lane = block.i.width + registers + correction + ends
+    state = 2 + block.correction_width
+    if block.shifts:
+        lut |= {"shifted": lanes * n * (len(block.shifts) - 1), "exact": lanes * n * (block.ties != "up")}
+    else:
+        row = block.divisor_width
+        divisor_lut, divisor = delay(row, ahead, family) if block.period > 1 else (0, 0)
+        moving = 2 + row + block.rows + block.correction_width + (row if block.period > 1 else 0)
+        lut |= {
+            "rows": lanes * block.units * carry(row + 2),
+            "restore": lanes * block.units * row,
+            "hold": lanes * block.units * moving * (block.interval > 1),
+            "above": lanes * carry(max(row, n - block.rows) + 1),
+        }
+        lane += divisor + block.units * moving
+        correction_lut += divisor_lut
+        kept += block.units * bits(block.period) * bool(limits)
+    closing = 2 * width + 1 + 2
+    waits = 0
+    if block.period > 1:
+        waits = (width if block.span is None else 0) + 2 * (block.o.width if block.lo is None else 0)
+    lut |= {
+        "closing": lanes * (carry(width + 1) + carry(block.o.width) * (block.lo != 0)),
+        "clip": lanes * (width + carry(width + 1) * (block.span is None)),
+        "exceptions": lanes * block.exceptions * (block.i.width + block.correction_width),
+        "shift": lanes * (correction_lut + ends_lut) + shift,
+    }
+    flags = block.ahead + block.units * block.interval + 2
+    return Made(
+        "Shift" if block.shifts else "Division",
+        lut,
+        {"registers": lanes * (lane + closing + waits) + kept + counted + flags, "state": lanes * state},
+        parts=[outbox(block.o.bits, block.places)],
+    )
+
+
+# --- graphs of adders ----------------------------------------------------------------------------------------------------
+
+
+@made.register
+def _(block: Serial, family: Family) -> Made:
+    taps = serial_taps(block)
+    srl, waits = 0, 0
+    for places in taps.values():
+        luts, registers = chain(1, 0, places, family)
+        srl, waits = srl + luts, waits + registers
+    used = len({value for value, _ in taps if value < block.graph.inputs})
+    masks = sum(n.left is not None and n.left_shift > 0 for n in block.nodes) + sum(
+        n.right_shift > 0 for n in block.nodes
+    )
+    return serial(
+        adders=len(block.nodes), inputs=used, in_width=block.i.width, rows=len(set(block.rows) - {None}),
+        out_width=block.o.width, digit=block.digit, depth=block.depth, waits=waits, shift=srl, masks=masks,
+    )  # fmt: skip
+
+
+def serial(
+    *, adders: float, inputs: int, in_width: int, rows: int, out_width: int, digit: int, depth: int, waits: float,
+    shift: float = 0, masks: float = 0,
+) -> Made:  # fmt: skip
+    """What a digit-serial graph is made of."""
+    interval = -(-out_width // digit)
+    held = inputs * -(-in_width // digit) * digit
+    phase = bits(interval)
+    lut = {
+        "control": 1, "phase": phase, "adders": adders, "digits": adders * (digit - 1), "masks": masks * digit,
+        "inputs": held, "shift": shift,
+    }  # fmt: skip
+    state = 3 + phase + depth + interval + max(0, depth - 1)
+    registers = adders * (digit + 1) + held + rows * interval * digit + waits
+    return Made("Serial", lut, {"registers": registers, "control": state})
+
+
+def serial_taps(block: Serial) -> dict[tuple[int, int], set[int]]:
+    """By value and bit of a digit, after how many cycles it is read."""
+    taps: dict[tuple[int, int], set[int]] = {}
+    reads = [
+        (value, shift, node.level - 1)
+        for node in block.nodes
+        for value, shift in ((node.left, node.left_shift), (node.right, node.right_shift))
+        if value is not None
+    ]
+    reads += [(*row, block.depth) for row in block.rows if row is not None]
+    for value, shift, time in reads:
+        for bit in range(block.digit):
+            back, source = divmod(bit - shift, block.digit)
+            taps.setdefault((value, source), set()).add(time - block.level(value) - back)
+    return taps
+
+
+def chain(width: int, first: int, taps: Iterable[int], family: Family) -> tuple[int, int]:
+    """LUTs and flip-flops of a delay line read at some places, `first` being where it begins."""
+    srl, registers, at = 0, 0, first
+    for tap in sorted(taps):
+        if tap > at:
+            luts, kept = delay(width, tap - at, family)
+            srl, registers, at = srl + luts, registers + kept, tap
+    return srl, registers
+
+
+@made.register
+def _(block: Parallel, family: Family) -> Made:
+    first = block.graph.inputs
+    read: list[list[int]] = [[] for _ in range(first + len(block.nodes))]
+    for v, node in enumerate(block.nodes, start=first):
+        for operand in (node.left, node.right):
+            if operand is not None:
+                read[operand].append(block.stage(v) - 1)
+    for row in block.rows:
+        if row is not None:
+            read[row[0]].append(block.ticks)
+    widths = [shape.width for shape in block.shapes]
+    alone, joined, srl, registers = 0, 0, 0, 0
+    for v, taps in enumerate(read):
+        start = block.stage(v) - 1 if v >= first else 0
+        luts, kept = chain(widths[v] if v >= first else block.i.width, start, taps, family)
+        srl, registers = srl + luts, registers + kept
+        if v < first:
+            registers += block.i.width if taps else 0
+            continue
+        size = carry(max(0, widths[v] - free_bits(block.nodes[v - first])))
+        if taps == [start]:  # added on in the same cycle, and nothing else: one sum of three
+            joined += size
+        else:
+            alone += size
+    return parallel(alone, joined, registers, block.ticks, srl)
+
+
+def parallel(alone: float, joined: float, registers: float, ticks: int, shift: float = 0) -> Made:
+    """What a parallel graph is made of."""
+    lut = {"control": 1, "adders": alone, "joined": joined, "shift": shift}
+    return Made("Parallel", lut, {"registers": registers, "control": 2 + ticks})
+
+
+def free_bits(node: Node) -> int:
+    """Lowest bits of a sum that need no adder."""
+    if node.left is None:
+        return 0
+    return node.right_shift if not node.left_shift else 0 if node.subtract or node.right_shift else node.left_shift
+
+
+# --- engines -------------------------------------------------------------------------------------------------------------
+
+
+@made.register
+def _(block: Engine, family: Family) -> Made:
+    lanes, pes = block.lanes, block.o.lanes
+    added, held, signs = tree(lanes)
+    digits, width = pes * lanes.simd, block.i.width + lanes.doubles
+    odd = pes * (lanes.simd // 2)
+    booth = digits * (not lanes.is_ternary) if block.weighted else 0
+    place, move = bits(block.depth), max(block.frame, *(w for _, w in block.moves)).bit_length()
+    level = max(block.depth, block.frame, *(w for _, w in block.moves)).bit_length() + 2
+    axes = grid(count for count, _ in block.moves)
+    entry, tile = bits(block.entries), bits(block.tiles) if block.weighted else 0
+    lut = {
+        "control": 1, "tree": pes * added, "terms": odd * width, "booth": booth, "passes": booth * (lanes.passes - 1),
+        "doubles": digits * block.i.width * lanes.doubles, "sums": pes * carry(block.o.width + 1),
+        "shifted": block.o.bits * (lanes.passes - 1), "max": block.o.bits * (block.kind == "max"),
+        "counter": entry + tile + axes["counter"] + move, "levels": 2 * level,
+        "places": place * (1 if block.depth & (block.depth - 1) == 0 else 5), "axes": axes["axes"],
+    }  # fmt: skip
+    terms = (digits - odd) * width + (block.i.lanes // 2 * block.i.width if lanes.simd > 1 else 0)
+    flags = (odd * (1 + lanes.doubles) + digits) if block.weighted else 0
+    multi = lanes.passes > 1
+    registers = block.i.bits + terms + flags + pes * (held + signs * block.weighted) + block.o.bits
+    if multi:
+        registers += block.o.bits + pes
+    sequencer = entry + 1 + 2 * place + place + axes["counter"] + 1 + move + 2 * level + 3 * tile
+    ff = {"registers": registers, "control": sequencer + (4 + lanes.digit_width) * (4 + lanes.tree_stages + multi)}
+    ring = Ram("sync", block.depth, block.i.bits)
+    return Made("Engine", lut, ff, [ring], [outbox(block.o.bits, block.places)])
+
+
+def tree(lanes: Lanes) -> tuple[int, int, int]:
+    """Adder bits of a PE's tree, its registers, and those of signs."""
+    low = -1 << (lanes.i.width - 1) if lanes.i.signed else 0
+    reach = [(low << lanes.doubles, (low + (1 << lanes.i.width) - 1) << lanes.doubles)] * lanes.simd
+    added, held, signs, level = 0, 0, 0, 0
+    while len(reach) > 1:
+        level += 1
+        pairs = [reach[k : k + 2] for k in range(0, len(reach), 2)]
+        reach = [
+            p[0]
+            if len(p) == 1
+            else (min(p[0][0] + p[1][0], p[0][0] - p[1][1]), max(p[0][1] + p[1][1], p[0][1] - p[1][0]))
+            for p in pairs
+        ]
+        widths = [min(signed_width(*r), lanes.o.width) for r in reach]
+        added += sum(carry(w + 1) for w, p in zip(widths, pairs, strict=True) if len(p) > 1)
+        if level % TREE_LEVELS == 0 or len(reach) == 1:
+            held, signs = held + sum(widths), signs + len(widths)
+    return added, held, signs
+
+
+# --- before there is a graph ---------------------------------------------------------------------------------------------
+
+
+def estimate_serial(
+    adders: float, inputs: int, in_width: int, rows: int, out_width: int, digit: int, family: Family = "ecp5"
+) -> Resources:
+    """Resources of `hw.serial.Serial` when only its number of adders is known.
+
+    Parameters
+    ----------
+    adders : float
+    inputs, in_width : int
+        Elements of a vector and bits of each.
+    rows, out_width : int
+        Results and bits of each.
+    digit : int
+        Bits of a digit.
+    """
+    of = serial(
+        adders=adders, inputs=inputs, in_width=in_width, rows=rows, out_width=out_width, digit=digit,
+        depth=depth(adders, rows), waits=_typical()["waits"] * adders * digit,
+    )  # fmt: skip
+    return _rounded(_total(of, family))
+
+
+def estimate_parallel(
+    adders: float, inputs: int, in_width: int, rows: int, out_width: int, spacing: int, family: Family = "ecp5"
+) -> Resources:
+    """Resources of `hw.parallel.Parallel` when only its number of adders is known; parameters as of `estimate_serial`.
+
+    Parameters
+    ----------
+    spacing : int
+        Levels of adders between registers.
+    """
+    levels, known = depth(adders, rows), _typical()
+    mean = in_width + (out_width - in_width) * known["width"]
+    added = adders * mean
+    joined = known["joined"] * added if spacing > 1 else 0.0
+    registers = known["registers"] * added / spacing + inputs * in_width
+    return _rounded(_total(parallel(added - joined, joined, registers, -(-levels // spacing)), family))
+
+
+def depth(adders: float, rows: int) -> int:
+    """Levels that a graph may have."""
+    return 1 + ceil(log2(1 + 2 * adders / max(1, rows)))
+
+
+def _typical() -> dict[str, float]:
+    return dict(_data()["typical"])

@@ -1,4 +1,4 @@
-"""How many lanes each layer gets: PE rows by SIMD columns of its matrix at a time."""
+"""What hardware each layer gets: lanes of an engine, PE rows by SIMD columns of its matrix, or a graph of adders."""
 
 from __future__ import annotations
 
@@ -10,35 +10,41 @@ from typing import Any, Literal
 
 from tcompile.errors import Problem, UsageError, printable
 
-__all__ = ["FORMS", "Fold", "Folding", "Form", "Wish", "read_folding"]
+__all__ = ["DIGITS", "FORMS", "Fold", "Folding", "Form", "Wish", "read_folding"]
 
-Form = Literal["engine"]
-FORMS: tuple[Form, ...] = ("engine",)
+Form = Literal["engine", "serial", "parallel"]
+FORMS: tuple[Form, ...] = ("engine", "serial", "parallel")
+DIGITS = (1, 2, 4)
 DEFAULTS = "Defaults"
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Lanes of one layer.
+    """Hardware of one layer.
 
     Parameters
     ----------
-    pe : int
-        Output channels computed at the same time.
-    simd : int
-        Input channels taken at the same time.
-    form : {"engine"}
-        Kind of hardware.
+    pe, simd : int
+        Of an engine: output and input channels computed at the same time. Of a graph, which computes all of them:
+        output channels that leave, and input channels that come, at the same time.
+    form : {"engine", "serial", "parallel"}
+        Lanes with weights in memory, or a graph of adders for digits or for whole words.
+    digit : int
+        Bits of a digit of a serial graph.
+    spacing : int
+        Levels of adders between registers of a parallel graph.
     """
 
     pe: int
     simd: int
     form: Form = "engine"
+    digit: int = 1
+    spacing: int = 1
 
     @property
     def lanes(self) -> int:
-        """Adders of the layer's array."""
-        return self.pe * self.simd
+        """Adders of an engine's array; 0 for graphs."""
+        return self.pe * self.simd if self.form == "engine" else 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Wish:
     pe: int | None = None
     simd: int | None = None
     form: Form | None = None
+    digit: int | None = None
+    spacing: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
     "PE": (_count, "must be a positive integer"),
     "SIMD": (_count, "must be a positive integer"),
     "form": (lambda value: value in FORMS, f"must be one of {', '.join(FORMS)}"),
+    "digit": (lambda value: type(value) is int and value in DIGITS, f"must be one of {', '.join(map(str, DIGITS))}"),
+    "spacing": (_count, "must be a positive integer"),
 }
 
 

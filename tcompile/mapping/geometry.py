@@ -1,12 +1,17 @@
-"""A layer as the engine sees it: windows over a grid of positions, and how the window moves over the words of a ring."""
+"""A layer as hardware sees it: windows over a grid of positions, and how the window moves over the words of a stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-__all__ = ["Geometry"]
+from hw.block import Bus
+from hw.engine import Engine, Kind
+from hw.outbox import outbox_depth
+from tcompile.ir.graph import IntType
+
+__all__ = ["Geometry", "bus_of", "engine_block"]
 
 SLACK = 3  # cycles from the last use of a word until one in its place can be used
 
@@ -82,3 +87,25 @@ class Geometry:
         """
         move = max(self.frame, *(words for _, words in self.moves))
         return self.span + move + min(SLACK, max(0, move + SLACK - entries))
+
+
+def bus_of(kind: object, lanes: int, *more: int) -> Bus:
+    """The bus for a value, wide enough for some integers besides."""
+    assert isinstance(kind, IntType)
+    kind = IntType(kind.shape, min((kind.lo, *more)), max((kind.hi, *more)))
+    return Bus(lanes, kind.width, kind.signed)
+
+
+def engine_block(kind: Kind, i: Bus, o: Bus, geometry: Geometry, entries: int, shortest: int, **weights: int) -> Engine:
+    """An engine with room for the next window, and an outbox that never holds it up.
+
+    Parameters
+    ----------
+    entries, shortest : int
+        Of the schedule, and of its shortest row block.
+    **weights
+        ``tiles``, ``weight_width`` and ``doubles`` where there are weights.
+    """
+    g = geometry
+    block = Engine(kind, i, o, g.ring(entries), g.span, g.moves, g.frame, entries, **weights)  # type: ignore[arg-type]
+    return replace(block, places=outbox_depth(block.pipeline, shortest))

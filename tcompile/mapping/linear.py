@@ -8,9 +8,10 @@ from math import prod
 
 import numpy as np
 
+from hw.engine import booth_digits
 from tcompile.ir import integer as I
 from tcompile.ir.requantizers import signed_width
-from tcompile.mapping.folding import Fold
+from tcompile.mapping.folding import Fold, Form
 from tcompile.mapping.layout import Layout, channels_last
 
 __all__ = ["Linear", "linear"]
@@ -93,30 +94,49 @@ class Linear:
         """Booth digits of a weight: passes over a tile."""
         return (self.width + 1) // 2
 
+    @cached_property
+    def doubles(self) -> bool:
+        """Whether a Booth digit may be 2 or -2."""
+        return self.planes > 1 or bool((self.weights == -2).any())
+
+    @cached_property
+    def digits(self) -> int:
+        """Booth digits of all weights that are not zero."""
+        return sum(int(np.count_nonzero(booth_digits(self.weights, d))) for d in range(self.planes))
+
     def is_packed(self, fold: Fold) -> bool:
         """Whether a row of the window comes as one position, since its channels alone do not fill the lanes."""
-        return self.groups == 1 and self.kernel[-1] > 1 and fold.simd > self.channels
+        return fold.form == "engine" and self.groups == 1 and self.kernel[-1] > 1 and fold.simd > self.channels
 
-    def limits(self) -> tuple[int, int]:
+    def limits(self, form: Form = "engine") -> tuple[int, int]:
         """Largest PE and SIMD."""
+        if form != "engine":
+            return self.MH, self.groups * self.channels
         if self.is_depthwise:
             return self.groups, 1
         packed = self.groups == 1 and self.kernel[-1] > 1
         return self.rows, self.channels * (self.kernel[-1] if packed else 1)
 
-    def legal(self, pe: int, simd: int) -> bool:
-        """Whether lanes can be so many; rows and channels of an ungrouped layer are padded to whole tiles."""
-        largest_pe, largest_simd = self.limits()
+    def legal(self, pe: int, simd: int, form: Form = "engine") -> bool:
+        """Whether lanes can be so many.
+
+        Rows and channels of an ungrouped engine are padded to whole tiles; a graph gives its rows in equal parts.
+        """
+        largest_pe, largest_simd = self.limits(form)
         if not (1 <= pe <= largest_pe and 1 <= simd <= largest_simd):
             return False
+        if form != "engine":
+            return self.MH % pe == 0
         if self.groups > 1 and not self.is_depthwise:
             return self.rows % pe == 0 and self.channels % simd == 0
         return True
 
-    def fit(self, pe: int, simd: int) -> Fold:
+    def fit(self, pe: int, simd: int, form: Form = "engine") -> Fold:
         """The largest legal folding within PE and SIMD."""
-        largest_pe, largest_simd = self.limits()
+        largest_pe, largest_simd = self.limits(form)
         pe, simd = min(pe, largest_pe), min(simd, largest_simd)
+        if form != "engine":
+            return Fold(max(n for n in range(1, pe + 1) if self.MH % n == 0), simd, form)
         if self.groups > 1 and not self.is_depthwise:
             pe = max(n for n in range(1, pe + 1) if self.rows % n == 0)
             simd = max(n for n in range(1, simd + 1) if self.channels % n == 0)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
 from tcompile.mapping.cycles import Cycles, predict
 from tcompile.mapping.design import Design
-from tcompile.mapping.estimate import Resources, estimate
+from tcompile.mapping.devices import Device
+from tcompile.mapping.estimate import Family, Resources, estimate
+from tcompile.mapping.folding import Wish
+from tcompile.mapping.menu import Menu, menu
+from tcompile.mapping.permute import Order, permutation
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice, Plan, plan_layers
+from tcompile.mapping.plan import Choice, Plan, Task, checked, plan_as_asked, tasks
 from tcompile.mapping.queues import queue_depths
+from tcompile.mapping.solver import Solution, fastest, fitting, least
 
-__all__ = ["Mapped", "map_network"]
+__all__ = ["Mapped", "map_network", "plan_layers"]
 
+KINDS = ("lut", "ff", "bram")
 ATTEMPTS = 6  # at a target that bubbles between layers make the pipeline miss
 
 
@@ -32,12 +38,21 @@ class Mapped:
         By node of the graph.
     cycles : Cycles
         Of a run without stalls.
+    graph : Graph
+        The network that it computes: the one given, or one that equals it with inner channels in another order.
+    family : {"ecp5", "xcup"}
+        Whose resources are estimated.
+    orders : mapping of str to Order
+        Values whose channels are in another order than in the network given.
     """
 
     design: Design
     recipe: Recipe
     plans: Mapping[str, Plan]
     cycles: Cycles
+    graph: Graph
+    family: Family = "ecp5"
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
     @property
     def interval(self) -> int:
@@ -49,8 +64,30 @@ class Mapped:
         """Estimate by node of the graph."""
         total: dict[str, Resources] = {}
         for instance in self.design.instances:
-            total[instance.layer] = total.get(instance.layer, Resources()) + estimate(instance)
+            total[instance.layer] = total.get(instance.layer, Resources()) + estimate(instance, self.family)
         return total
+
+    def total(self) -> Resources:
+        """Estimate of the whole design."""
+        return sum(self.resources().values(), Resources())
+
+
+def plan_layers(graph: Graph, choice: Choice) -> dict[str, Plan]:
+    """Plans of all linear layers, by node, as the menus' costs choose them: before the pipeline is looked at as a whole.
+
+    Raises
+    ------
+    UsageError
+        A wish that cannot be, or a target out of reach.
+    """
+    work = tasks(graph)
+    if not choice.is_open:
+        return plan_as_asked(work, choice)
+    menus = _menus(work, choice)
+    if choice.budget is not None:
+        return dict(least(menus, choice.budget).plans)
+    assert choice.target is not None
+    return dict(fastest(menus, choice.target, Resources()).plans)
 
 
 def map_network(graph: Graph, choice: Choice) -> Mapped:
@@ -61,32 +98,125 @@ def map_network(graph: Graph, choice: Choice) -> Mapped:
     UsageError
         A folding that cannot be, or a target out of reach.
     """
-    mapped = _mapped(graph, choice)
-    target = budget = choice.budget
-    if target is None or budget is None:
+    if choice.is_open:
+        mapped = _solved(graph, choice)
+        return _reordered(mapped, choice) if choice.permute else mapped
+    plans = plan_as_asked(tasks(graph), choice)
+    if choice.permute is False:
+        return _mapped(graph, choice, plans)
+    found = permutation(graph, {name: plan.fold for name, plan in plans.items()})
+    if found.orders:
+        plans = plan_as_asked(tasks(found.graph), choice)
+    return replace(_mapped(found.graph, choice, plans), orders=found.orders)
+
+
+def _solved(graph: Graph, choice: Choice) -> Mapped:
+    menus = _menus(tasks(graph), choice)
+    if choice.budget is None:
+        assert choice.target is not None
+        return _fitting(graph, choice, menus, choice.target)
+    return _within(graph, choice, menus, choice.budget)
+
+
+def _reordered(mapped: Mapped, choice: Choice) -> Mapped:
+    """Channels reordered for the engines that were chosen, and lanes chosen again; forms stay."""
+    found = permutation(mapped.graph, mapped.recipe.folds)
+    if not found.orders:
         return mapped
+    wishes = {
+        plan.label: replace(choice.folding.layers.get(plan.label, Wish()), form=plan.fold.form)
+        for plan in mapped.plans.values()
+    }
+    again = _solved(found.graph, replace(choice, folding=replace(choice.folding, layers=wishes)))
+    return replace(again, orders=found.orders)
+
+
+def _menus(work: Mapping[str, Task], choice: Choice) -> dict[str, Menu]:
+    wishes, others = checked(work, choice), choice.folding.defaults
+    return {name: menu(task, wishes[name], others, choice.spacing, choice.family) for name, task in work.items()}
+
+
+def _within(graph: Graph, choice: Choice, menus: Mapping[str, Menu], budget: int) -> Mapped:
+    """The least hardware within a budget; where a device must hold it, what is scarce there may be dearer."""
+    mapped, solution = _keeping(graph, choice, menus, budget, Resources())
+    device = choice.target
+    if device is None or device.holds(mapped.total()):
+        return mapped
+    mapped, _ = _keeping(graph, choice, menus, budget, _besides(mapped, solution))
+    if not device.holds(mapped.total()):
+        raise UsageError(_too_large(mapped, device))
+    return mapped
+
+
+def _keeping(
+    graph: Graph, choice: Choice, menus: Mapping[str, Menu], target: int, besides: Resources
+) -> tuple[Mapped, Solution]:
+    """A choice whose pipeline keeps a budget: bubbles between layers may make it ask more of them."""
+    budget = target
+    solution = _chosen(menus, budget, choice.target, besides)
+    mapped = _mapped(graph, choice, solution.plans)
     for _ in range(ATTEMPTS):
         if mapped.interval <= target:
             break
         budget = min(budget * target // mapped.interval, budget - 1)
         try:
-            mapped = _mapped(graph, replace(choice, budget=budget))
+            solution = _chosen(menus, budget, choice.target, besides)
         except UsageError:  # of a budget that nobody asked for
             break
+        mapped = _mapped(graph, choice, solution.plans)
     if mapped.interval <= target:
-        return mapped
+        return mapped, solution
     message = f"the pipeline must take at most {target} cycles per frame, and takes {mapped.interval}"
     hint = "ask for fewer frames per second, or give a higher --clock-mhz"
     raise UsageError(Problem("too-fast", message, hint=hint))
 
 
-def _mapped(graph: Graph, choice: Choice) -> Mapped:
-    plans = plan_layers(graph, choice)
+def _chosen(menus: Mapping[str, Menu], budget: int, device: Device | None, besides: Resources) -> Solution:
+    """What fits the device if anything does, else what has the fewest LUTs."""
+    found = None if device is None else fitting(menus, budget, device, besides)
+    return least(menus, budget) if found is None else found
+
+
+def _fitting(graph: Graph, choice: Choice, menus: Mapping[str, Menu], device: Device) -> Mapped:
+    """The fastest hardware that fits with all that stands between the layers, which only a whole design tells."""
+    besides = Resources()
+    for _ in range(ATTEMPTS):
+        solution = fastest(menus, device, besides)
+        mapped = _mapped(graph, choice, solution.plans)
+        if device.holds(mapped.total()):
+            return mapped
+        found = _besides(mapped, solution)
+        besides = Resources(*(max(getattr(besides, k), getattr(found, k)) for k in KINDS))
+    raise UsageError(_too_large(mapped, device))
+
+
+def _besides(mapped: Mapped, solution: Solution) -> Resources:
+    """What a design has that the menus do not count, or count as less."""
+    total, counted = mapped.total(), solution.resources
+    return Resources(*(max(0, getattr(total, k) - getattr(counted, k)) for k in KINDS))
+
+
+def _too_large(mapped: Mapped, device: Device) -> Problem:
+    """A whole design that does not fit, and what takes most of it."""
+    total, layers = mapped.total(), mapped.resources()
+    scarce = max(KINDS, key=lambda k: getattr(total, k) / max(1, getattr(device, k)))
+    labels = {name: plan.label for name, plan in mapped.plans.items()}
+    largest = sorted((n for n in layers if n in labels), key=lambda n: -int(getattr(layers[n], scarce)))[:3]
+    message = (
+        f"the design must fit {device.name} ({device.lut} LUTs, {device.ff} flip-flops, {device.bram} block RAMs), and"
+        f" takes about {total.lut}, {total.ff} and {total.bram}; most of it for these layers"
+    )
+    hint = "choose a larger --target, or ask for fewer frames per second"
+    return Problem("too-large", message, tuple(labels[n] for n in largest), hint)
+
+
+def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan]) -> Mapped:
     pace = max((plan.cycles for plan in plans.values()), default=1)
-    recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace)
+    graphs = {name: plan.graph for name, plan in plans.items() if plan.graph is not None}
+    recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace, graphs=graphs)
     design = place(graph, recipe)
     depths = queue_depths(design)
     if depths:
         recipe = replace(recipe, depths=depths)
         design = place(graph, recipe)
-    return Mapped(design, recipe, plans, predict(design))
+    return Mapped(design, recipe, plans, predict(design), graph, choice.family)

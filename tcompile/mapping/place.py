@@ -11,40 +11,37 @@ from typing import Any
 import numpy as np
 
 from hw.add_scaled import AddScaled
+from hw.adders import AdderGraph
 from hw.argmax import ArgMax
 from hw.axi_stream import AxisIn, AxisOut
 from hw.block import Block, Bus
 from hw.concat import Concat
-from hw.engine import Engine, Kind
+from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
-from hw.outbox import outbox_depth
 from hw.pad import Pad
+from hw.parallel import Parallel
 from hw.reorder import Reorder
 from hw.rows import RowPacker
+from hw.serial import Serial
 from hw.slice import Slice
 from hw.width import Narrow, Widen
+from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.geometry import Geometry
+from tcompile.mapping.geometry import Geometry, bus_of, engine_block
+from tcompile.mapping.graphs import graph_from_json, graph_to_json, input_bounds, offsets, window_geometry
 from tcompile.mapping.layout import Layout, channels_last
 from tcompile.mapping.layouts import canonical_axis, layouts, usual
 from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
-from tcompile.mapping.schedule import Schedule, pool_schedule, schedule
+from tcompile.mapping.schedule import engine_geometry, pool_schedule, schedule
 
 __all__ = ["Recipe", "place"]
 
 FORK_DEPTH = 2  # places of a branch's queue before its need is known
-
-
-def bus_of(kind: object, lanes: int, *more: int) -> Bus:
-    """The bus for a value, wide enough for some integers besides."""
-    assert isinstance(kind, IntType)
-    kind = IntType(kind.shape, min((kind.lo, *more)), max((kind.hi, *more)))
-    return Bus(lanes, kind.width, kind.signed)
 
 
 def holding(bus: Bus, *others: Bus) -> Bus:
@@ -67,23 +64,30 @@ class Recipe:
         Cycles per frame that the slowest layer takes; what has twice the time it needs may share hardware.
     depths : mapping of str to int
         Places of the queues behind forks, by instance name.
+    graphs : mapping of str to AdderGraph
+        Of the layers whose form is a graph, by node.
     """
 
     folds: Mapping[str, Fold]
     lanes: int = 8
     pace: int = 1
     depths: Mapping[str, int] = field(default_factory=dict)
+    graphs: Mapping[str, AdderGraph] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         folds = {name: asdict(fold) for name, fold in self.folds.items()}
-        return {"folds": folds, "lanes": self.lanes, "pace": self.pace, "depths": dict(self.depths)}
+        graphs = {name: graph_to_json(graph) for name, graph in self.graphs.items()}
+        return {
+            "folds": folds, "lanes": self.lanes, "pace": self.pace, "depths": dict(self.depths), "graphs": graphs,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
         """From a JSON object."""
         folds = {name: Fold(**fold) for name, fold in data["folds"].items()}
-        return cls(folds, data["lanes"], data["pace"], data["depths"])
+        graphs = {name: graph_from_json(graph) for name, graph in data["graphs"].items()}
+        return cls(folds, data["lanes"], data["pace"], data["depths"], graphs)
 
 
 def place(graph: Graph, recipe: Recipe) -> Design:
@@ -92,13 +96,6 @@ def place(graph: Graph, recipe: Recipe) -> Design:
     for node in graph:
         placer.put(node)
     return placer.design()
-
-
-def _engine(kind: Kind, i: Bus, o: Bus, geometry: Geometry, plan: Schedule, **weights: int) -> Engine:
-    """An engine with room for the next window, and an outbox that never holds it up."""
-    g = geometry
-    block = Engine(kind, i, o, g.ring(len(plan.entries)), g.span, g.moves, g.frame, len(plan.entries), **weights)  # type: ignore[arg-type]
-    return replace(block, places=outbox_depth(block.pipeline, plan.shortest))
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -263,31 +260,47 @@ class _Placer:
     @put.register(I.Dense)
     def _(self, node: I.Conv | I.Dense) -> None:
         layer, fold = linear(node, self.layouts[node.inputs[0]]), self.recipe.folds[node.name]
-        stream, geometry = self.window(node, layer, fold)
+        if fold.form != "engine":
+            self.constant(node, layer, fold)
+            return
+        stream, geometry = self.window(node, layer, fold), engine_geometry(layer, fold)
         plan = schedule(layer, fold, geometry)
         tiles = plan.tiles if plan.kept else np.zeros((1, fold.pe, 1 if layer.is_depthwise else fold.simd), np.int64)
-        block = _engine(
-            "lane" if layer.is_depthwise else "dot", stream.bus, bus_of(node.type, fold.pe), geometry, plan,
-            tiles=len(tiles), weight_width=layer.width, doubles=layer.planes > 1 or bool((tiles == -2).any()),
-        )  # fmt: skip
+        block = engine_block(
+            "lane" if layer.is_depthwise else "dot", stream.bus, bus_of(node.type, fold.pe), geometry, len(plan.entries),
+            plan.shortest, tiles=len(tiles), weight_width=layer.width, doubles=layer.doubles,
+        ).rounded()  # fmt: skip
         memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(tiles)}
         layout = self.layouts[node.name]
         self.give(node, self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0])
 
-    def window(self, node: Node, layer: Linear, fold: Fold) -> tuple[Stream, Geometry]:
+    def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
+        """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes."""
+        stream = self.take(node.inputs[0], fold.simd, layer.needs)
+        stream = self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
+        geometry = window_geometry(layer, fold)
+        positions, layout = prod(layer.out), self.layouts[node.name]
+        window = Window(stream.bus, offsets(geometry), geometry.moves, geometry.frame)
+        stream = self.add(window, [stream], node, "window", [positions])[0]
+        out, graph = bus_of(node.type, layer.MH), self.recipe.graphs[node.name]
+        block: Block
+        if fold.form == "serial":
+            block = Serial(stream.bus, out, graph, fold.digit)
+        else:
+            block = Parallel(stream.bus, out, graph, input_bounds(layer, self.type(node.inputs[0])), fold.spacing)
+        stream = self.add(block, [stream], node, fold.form, [positions], layout)[0]
+        self.give(node, self.folded(stream, node, layout, fold.pe))
+
+    def window(self, node: Node, layer: Linear, fold: Fold) -> Stream:
         """The input of a linear layer, padded and packed as its engine reads it."""
         value = node.inputs[0]
-        source = layer.needs or self.layouts[value]
         if layer.is_packed(fold):
             return self.packed(node, layer, fold, self.take(value, layer.channels, layer.needs))
         lanes = fold.pe if layer.is_depthwise else fold.simd
         stream = self.take(value, lanes, layer.needs)
-        stream = self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
-        return stream, Geometry(
-            layer.padded_grid, layer.kernel, layer.strides, layer.dilations, source.beats(lanes) // source.positions
-        )
+        return self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
 
-    def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> tuple[Stream, Geometry]:
+    def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> Stream:
         """Rows of windows as positions: all taps along the last axis become channels."""
         kernel, before = layer.kernel[-1], layer.before[-1]
         bus = holding(bus_of(self.graph[node.inputs[0]].type, kernel * layer.channels, layer.code), stream.bus)
@@ -298,11 +311,7 @@ class _Placer:
         channels = kernel * layer.channels
         stream = self.add(block, [stream], node, "rows", [prod(grid)])[0]
         stream = self.folded(stream, node, Layout((), grid, channels, np.arange(0)), fold.simd)
-        stream = self.padded(stream, node, grid, (*layer.before[:-1], 0), (*layer.after[:-1], 0), layer.code)
-        padded = (*layer.padded_grid[:-1], layer.out[-1])
-        return stream, Geometry(
-            padded, (*layer.kernel[:-1], 1), (*layer.strides[:-1], 1), (*layer.dilations[:-1], 1), -(-channels // fold.simd)
-        )  # fmt: skip
+        return self.padded(stream, node, grid, (*layer.before[:-1], 0), (*layer.after[:-1], 0), layer.code)
 
     @put.register(I.MaxPool)
     @put.register(I.SumPool)
@@ -319,7 +328,8 @@ class _Placer:
         geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
         plan = pool_schedule(geometry)
         out = stream.bus if is_max else bus_of(node.type, stream.bus.lanes)
-        block = _engine("max" if is_max else "sum", stream.bus, out, geometry, plan)
+        block = engine_block("max" if is_max else "sum", stream.bus, out, geometry, len(plan.entries), plan.shortest)
+        block = block.rounded()
         layout = self.layouts[node.name]
         memories = {"schedule": block.schedule_words(plan.entries)}
         self.give(node, self.add(block, [stream], node, "pool", [layout.beats(out.lanes)], layout, memories)[0])

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import gcd, prod
 
 import numpy as np
 
+from hw.adders import AdderGraph
 from hw.engine import booth_digits
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
-from tcompile.mapping.folding import Fold, Folding, Wish
+from tcompile.mapping.devices import Device
+from tcompile.mapping.estimate import Family
+from tcompile.mapping.folding import Fold, Folding, Form, Wish
+from tcompile.mapping.graphs import (
+    MOST_DIGITS,
+    adder_graph,
+    input_bounds,
+    is_searchable,
+    window_geometry,
+)
+from tcompile.mapping.layout import Layout
 from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.schedule import tiled
 
-__all__ = ["Choice", "Plan", "labels", "plan_layers"]
+__all__ = ["Choice", "Plan", "Rival", "Task", "checked", "labels", "plan_as_asked", "planned", "searched", "tasks"]
 
 
 @dataclass(frozen=True)
@@ -30,33 +42,119 @@ class Choice:
     folding : Folding
         Wishes for single layers; these must be possible as they are.
     budget : int or None
-        Cycles per frame that no layer may exceed; lanes are then chosen, as few as possible.
+        Cycles per frame that no layer may exceed; hardware is then chosen, as little as possible.
+    form : {"engine", "serial", "parallel"} or None
+        Form of all layers that the folding does not speak of; None for engines, or with a budget for what costs least.
+    target : Device or None
+        What the fastest design must fit, where there is no budget.
+    spacing : int
+        Levels of adders between registers of parallel graphs that the clock allows.
+    permute : bool or None
+        Whether inner channels may be reordered so that zeros gather in tiles; None where lanes are given.
     """
 
     pe: int = 8
     simd: int = 8
     folding: Folding = field(default_factory=Folding)
     budget: int | None = None
+    form: Form | None = None
+    target: Device | None = None
+    spacing: int = 2
+    permute: bool | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the solver chooses."""
+        return self.budget is not None or self.target is not None
+
+    @property
+    def family(self) -> Family:
+        """Whose resources are estimated."""
+        return self.target.family if self.target is not None else "ecp5"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A linear layer that needs hardware.
+
+    Parameters
+    ----------
+    label : str
+    layer : Linear
+    source, out : IntType
+        What comes in, and what it makes of it.
+    pools : tuple of (int, int)
+        (cycles per word, channels) of the pools behind it that take its lanes as they come.
+    requantizers : tuple of (Requantize, Layout)
+        Directly behind it.
+    """
+
+    label: str
+    layer: Linear
+    source: IntType
+    out: IntType
+    pools: tuple[tuple[int, int], ...] = ()
+    requantizers: tuple[tuple[I.Requantize, Layout], ...] = ()
+
+    @classmethod
+    def of(cls, graph: Graph, node: Node, layer: Linear, label: str, known: Mapping[str, Layout]) -> Task:
+        """The task of a node, its neighbours looked up."""
+        source, out = graph[node.inputs[0]].type, node.type
+        assert isinstance(source, IntType) and isinstance(out, IntType)
+        behind = tuple((n, known[n.name]) for n in graph.consumers[node.name] if isinstance(n, I.Requantize))
+        return cls(label, layer, source, out, tuple(_pools(graph, node.name)), behind)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a layer could have been, or is.
+
+    Parameters
+    ----------
+    fold : Fold
+    cycles : int
+        Per frame.
+    lut : int
+        Estimate for the layer and the requantizers behind it.
+    is_guess : bool
+        Whether the graph was not searched, and its size is a guess.
+    """
+
+    fold: Fold
+    cycles: int
+    lut: int
+    is_guess: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One linear layer: what it is, its folding, and its schedule in numbers.
+    """One linear layer: what it is, its hardware, and its work in numbers.
 
     Parameters
     ----------
     label : str
         Name in reports and folding files.
-    tiles, kept, entries : int
-        Tiles of PE x SIMD after padding, those that hold a weight, entries of the schedule.
+    tiles, kept, entries, shortest : int
+        Of an engine: tiles of PE x SIMD after padding, those that hold a weight, entries of the schedule and of its
+        shortest row block.
+    graph : AdderGraph or None
+        Of a graph, once the search has been made.
+    word : int
+        Of a graph: cycles that a window takes.
+    rivals : tuple of Rival
+        The best of each form, where there was a choice.
     """
 
     label: str
     layer: Linear
     fold: Fold
-    tiles: int
-    kept: int
-    entries: int
+    tiles: int = 0
+    kept: int = 0
+    entries: int = 0
+    shortest: int = 1
+    graph: AdderGraph | None = None
+    word: int = 1
+    rivals: tuple[Rival, ...] = ()
 
     @property
     def positions(self) -> int:
@@ -65,14 +163,25 @@ class Plan:
 
     @property
     def cycles(self) -> int:
-        """Cycles per frame: entries times positions, or more where beats come in or go out more slowly."""
-        return max(self.positions * self.entries, self.beats)
+        """Cycles per frame of the work, or more where beats come in or go out more slowly."""
+        work = self.positions * self.entries if self.fold.form == "engine" else self._windows
+        return max(work, self.beats)
+
+    @property
+    def _windows(self) -> int:
+        """Cycles in which a graph takes its windows: each as long as a word, or as its words need to come."""
+        geometry = window_geometry(self.layer, self.fold)
+        total, repeats = max(self.word, geometry.frame), 1
+        for count, words in reversed(geometry.moves):
+            total += repeats * (count - 1) * max(self.word, words)
+            repeats *= count
+        return total
 
     @property
     def beats(self) -> int:
         """Input or output beats of a frame, whichever are more."""
         layer, fold = self.layer, self.fold
-        lanes = fold.pe if layer.is_depthwise else fold.simd
+        lanes = fold.pe if layer.is_depthwise and fold.form == "engine" else fold.simd
         if layer.is_packed(fold):
             taken = self._packed_beats
         else:
@@ -108,81 +217,111 @@ def labels(graph: Graph) -> dict[str, str]:
     return result
 
 
-def plan_layers(graph: Graph, choice: Choice) -> dict[str, Plan]:
-    """Plans of all linear layers, by node of the graph.
+def tasks(graph: Graph) -> dict[str, Task]:
+    """The linear layers of a graph, by node."""
+    known, names = layouts(graph), labels(graph)
+    return {
+        n.name: Task.of(graph, n, linear(n, known[n.inputs[0]]), names[n.name], known)
+        for n in graph
+        if isinstance(n, (I.Conv, I.Dense))
+    }
+
+
+def checked(work: Mapping[str, Task], choice: Choice) -> dict[str, Wish]:
+    """What is asked of each layer.
 
     Raises
     ------
     UsageError
-        A wish that cannot be, or a budget that no folding meets; all of them at once.
+        Wishes that cannot be, all of them at once.
     """
-    known, names = layouts(graph), labels(graph)
-    layers = {n.name: linear(n, known[n.inputs[0]]) for n in graph if isinstance(n, (I.Conv, I.Dense))}
-    problems: list[Problem] = []
-    plans = {}
-    for name, layer in layers.items():
-        wish = _wish(choice.folding, names[name])
-        refused = _refused(layer, wish, names[name])
-        if refused:
-            problems += refused
-        elif choice.budget is not None:
-            asked = _with_defaults(layer, wish, choice.folding.defaults)
-            found = _least(layer, asked, choice.budget, _pools(graph, name), names[name])
-            if isinstance(found, Plan):
-                plans[name] = found
-            else:
-                problems.append(found)
-        else:
-            plans[name] = _planned(layer, _fit(layer, wish, choice), names[name])
+    wishes = {name: _wish(choice, task.label) for name, task in work.items()}
+    problems = [p for name, task in work.items() for p in _refused(task, wishes[name])]
     if problems:
         raise UsageError(problems)
-    return plans
+    return wishes
 
 
-def _wish(folding: Folding, label: str) -> Wish:
+def plan_as_asked(work: Mapping[str, Task], choice: Choice) -> dict[str, Plan]:
+    """Plans of all layers where no target chooses, by node."""
+    wishes = checked(work, choice)
+    plans = {name: planned(task, _fit(task.layer, wishes[name], choice)) for name, task in work.items()}
+    return {name: p if p.fold.form == "engine" else searched(work[name], p) for name, p in plans.items()}
+
+
+def _wish(choice: Choice, label: str) -> Wish:
     """What is asked of a layer by its name."""
-    mine = folding.layers.get(label, Wish())
-    return Wish(mine.pe, mine.simd, mine.form or folding.defaults.form)
+    mine, others = choice.folding.layers.get(label, Wish()), choice.folding.defaults
+    return replace(mine, form=mine.form or others.form or choice.form)
 
 
-def _refused(layer: Linear, wish: Wish, label: str) -> list[Problem]:
+def _refused(task: Task, wish: Wish) -> list[Problem]:
     """What of a wish cannot be."""
-    most_pe, most_simd = layer.limits()
-    fit = layer.fit(wish.pe or most_pe, wish.simd or most_simd)
+    layer, form = task.layer, wish.form or "engine"
+    most_pe, most_simd = layer.limits(form)
+    fit = layer.fit(wish.pe or most_pe, wish.simd or most_simd, form)
     problems = []
+    if form == "engine":
+        divides = " and divide it, since the layer is grouped" if layer.groups > 1 and not layer.is_depthwise else ""
+        pe_of, simd_of = (
+            f"(output channels of a group){divides}",
+            f"(input channels of a tap, or of a row of taps){divides}",
+        )
+    else:
+        pe_of, simd_of = "(output channels) and divide it", "(input channels)"
     for key, asked, possible, most, of in (
-        ("PE", wish.pe, fit.pe, most_pe, "output channels of a group"),
-        ("SIMD", wish.simd, fit.simd, most_simd, "input channels of a tap, or of a row of taps"),
+        ("PE", wish.pe, fit.pe, most_pe, pe_of),
+        ("SIMD", wish.simd, fit.simd, most_simd, simd_of),
     ):
         if asked is not None and asked != possible:
-            grouped = (
-                "and divide it, since the layer is grouped " if layer.groups > 1 and not layer.is_depthwise else ""
-            )
-            message = f"{key} must be at most {most} ({of}) {grouped}and is {asked}"
-            problems.append(Problem("bad-folding", message, (label,), f"the next that is possible is {possible}"))
+            message = f"{key} must be at most {most} {of} and is {asked}"
+            problems.append(Problem("bad-folding", message, (task.label,), f"the next that is possible is {possible}"))
+    for key, value, needed in (("digit", wish.digit, "serial"), ("spacing", wish.spacing, "parallel")):
+        if value is not None and wish.form != needed:
+            message = f"{key} is for the form {needed}, and the layer's form is {wish.form or 'not given'}"
+            problems.append(Problem("bad-folding", message, (task.label,), f'add "form": "{needed}"'))
+    if form != "engine" and not is_searchable(layer):
+        problems.append(_too_many_digits(task, form))
     return problems
 
 
-def _with_defaults(layer: Linear, wish: Wish, others: Wish) -> Wish:
-    """A wish completed by what the folding file asks of all layers, cut to what this one can use."""
-    most_pe, most_simd = layer.limits()
-    fit = layer.fit(others.pe or most_pe, others.simd or most_simd)
-    return Wish(wish.pe or (others.pe and fit.pe), wish.simd or (others.simd and fit.simd), wish.form)
+def _too_many_digits(task: Task, form: Form) -> Problem:
+    message = (
+        f"a {form} graph must have at most {MOST_DIGITS} digits of weights that are not zero, and the layer has"
+        f" {task.layer.digits}: the search for it would take more time and memory than there is"
+    )
+    hint = "leave its form open (--form auto), make it an engine (--form engine), or have fewer weights (--prune)"
+    return Problem("graph-too-large", message, (task.label,), hint)
 
 
 def _fit(layer: Linear, wish: Wish, choice: Choice) -> Fold:
     """What was asked of this layer, of all layers in the folding file, of all layers elsewhere."""
     others = choice.folding.defaults
-    return layer.fit(wish.pe or others.pe or choice.pe, wish.simd or others.simd or choice.simd)
+    fold = layer.fit(wish.pe or others.pe or choice.pe, wish.simd or others.simd or choice.simd, wish.form or "engine")
+    if fold.form == "serial":
+        return replace(fold, digit=wish.digit or others.digit or 1)
+    if fold.form == "parallel":
+        return replace(fold, spacing=wish.spacing or others.spacing or choice.spacing)
+    return fold
 
 
-def _planned(layer: Linear, fold: Fold, label: str) -> Plan:
-    """A plan, counted without making the schedule."""
+def planned(task: Task, fold: Fold) -> Plan:
+    """A plan, counted without making a schedule, and for a graph without the search."""
+    layer = task.layer
+    if fold.form != "engine":
+        word = -(-task.out.width // fold.digit) if fold.form == "serial" else 1
+        return Plan(task.label, layer, fold, word=word)
     tiles = tiled(layer, fold)
     digits = sum((booth_digits(tiles, d) != 0).any(axis=(2, 3)).astype(np.int64) for d in range(layer.planes))
-    per_block = np.asarray(digits).sum(axis=1)
+    per_block = np.maximum(np.asarray(digits).sum(axis=1), 1)
     kept = int((tiles != 0).any(axis=(2, 3)).sum())
-    return Plan(label, layer, fold, tiles.shape[0] * tiles.shape[1], kept, int(np.maximum(per_block, 1).sum()))
+    count = tiles.shape[0] * tiles.shape[1]
+    return Plan(task.label, layer, fold, count, kept, int(per_block.sum()), int(per_block.min()))
+
+
+def searched(task: Task, plan: Plan) -> Plan:
+    """The plan of a graph, with the graph."""
+    return replace(plan, graph=adder_graph(task.layer, plan.fold, input_bounds(task.layer, task.source)))
 
 
 def _pools(graph: Graph, name: str) -> list[tuple[int, int]]:
@@ -201,35 +340,3 @@ def _pools(graph: Graph, name: str) -> list[tuple[int, int]]:
 def _shape(node: Node) -> tuple[int, ...]:
     assert isinstance(node.type, IntType)
     return node.type.shape
-
-
-def _least(layer: Linear, wish: Wish, budget: int, pools: list[tuple[int, int]], label: str) -> Plan | Problem:
-    """The folding of fewest lanes within the budget; of equal ones the one with fewer PEs, that is, accumulators."""
-    most_pe, most_simd = layer.limits()
-    rows = layer.groups if layer.is_depthwise else layer.rows
-    pes = [wish.pe] if wish.pe else [n for n in _steps(rows) if layer.legal(n, 1)]
-    pes = [n for n in pes if all(cycles * -(-channels // n) <= budget for cycles, channels in pools)]
-    simds = [wish.simd] if wish.simd else [n for n in _steps(most_simd) if layer.legal(1, n)]
-    best: Plan | None = None
-    for simd in simds:
-        low, high = 0, len(pes)  # the first PE that meets the budget: more rows at once never take more cycles
-        found = None
-        while low < high:
-            middle = (low + high) // 2
-            plan = _planned(layer, Fold(pes[middle], simd), label)
-            if plan.cycles <= budget:
-                found, high = plan, middle
-            else:
-                low = middle + 1
-        if found and (best is None or (found.fold.lanes, found.fold.pe) < (best.fold.lanes, best.fold.pe)):
-            best = found
-    if best is not None:
-        return best
-    fastest = _planned(layer, layer.fit(most_pe, most_simd), label)
-    message = f"must take at most {budget} cycles per frame, and with all its {fastest.fold.lanes} lanes takes {fastest.cycles}"
-    return Problem("too-fast", message, (label,), "ask for fewer frames per second, or give a higher --clock-mhz")
-
-
-def _steps(count: int) -> list[int]:
-    """Sizes of parts, rising: all that divide the whole, and powers of two, between which streams convert easily."""
-    return [n for n in range(1, count + 1) if count % n == 0 or n & (n - 1) == 0]

@@ -18,6 +18,7 @@ import numpy as np
 from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.reorder import Reorder
+from hw.window import Window
 from tcompile.mapping.cycles import FRAMES, transfers
 from tcompile.mapping.design import Design
 
@@ -77,4 +78,4 @@ def _delay(block: object) -> Fraction:
     """Frames that a block must have seen before its first output; a trifle for those that need one beat."""
     if isinstance(block, Reorder):
         return Fraction(1)
-    return Fraction(block.span, block.frame_words) if isinstance(block, Engine) else Fraction(1, 10**6)
+    return Fraction(block.span, block.frame_words) if isinstance(block, (Engine, Window)) else Fraction(1, 10**6)

@@ -15,7 +15,7 @@ from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import Geometry
 from tcompile.mapping.linear import Linear
 
-__all__ = ["Schedule", "pool_schedule", "schedule", "tiled"]
+__all__ = ["Schedule", "engine_geometry", "pool_schedule", "schedule", "tiled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,17 @@ class Schedule:
         """Entries of the shortest row block: results never follow each other faster."""
         ends = [k for k, e in enumerate(self.entries) if e.last]
         return min(b - a for a, b in zip([-1, *ends], ends, strict=False))
+
+
+def engine_geometry(layer: Linear, fold: Fold) -> Geometry:
+    """The window of an engine over the grid of its words, padded and packed."""
+    if layer.is_packed(fold):
+        grid = (*layer.padded_grid[:-1], layer.out[-1])
+        words = -(-layer.kernel[-1] * layer.channels // fold.simd)
+        kernel, strides, dilations = ((*part[:-1], 1) for part in (layer.kernel, layer.strides, layer.dilations))
+        return Geometry(grid, kernel, strides, dilations, words)
+    words = -(-layer.groups * layer.channels // (fold.pe if layer.is_depthwise else fold.simd))
+    return Geometry(layer.padded_grid, layer.kernel, layer.strides, layer.dilations, words)
 
 
 def tiled(layer: Linear, fold: Fold) -> np.ndarray:
@@ -78,7 +89,7 @@ def schedule(layer: Linear, fold: Fold, geometry: Geometry) -> Schedule:
         for column in np.flatnonzero(passes[block].any(axis=1)):
             digits = np.flatnonzero(passes[block, column])
             offset = int(offsets[block, column])
-            row += [Entry(offset, int(d), first=False, last=False, next=bool(d == digits[-1])) for d in digits]
+            row += [Entry(offset, int(d), last=False, next=bool(d == digits[-1])) for d in digits]
             kept.append(tiles[block, column])
         entries += _row_block(row)
     used = [k for k, e in enumerate(entries) if e.next]
@@ -89,8 +100,7 @@ def schedule(layer: Linear, fold: Fold, geometry: Geometry) -> Schedule:
 
 
 def _row_block(row: list[Entry]) -> list[Entry]:
-    row = row or [Entry(0, first=False, last=False, adds=False, next=False)]
-    row[0] = row[0]._replace(first=True)
+    row = row or [Entry(0, last=False, adds=False, next=False)]
     row[-1] = row[-1]._replace(last=True)
     return row
 
@@ -110,5 +120,5 @@ def pool_schedule(geometry: Geometry) -> Schedule:
     """The schedule of a pool: for each word of channels, all taps."""
     entries: list[Entry] = []
     for word in range(geometry.words):
-        entries += _row_block([Entry(tap + word, first=False, last=False, next=False) for tap in geometry.taps])
+        entries += _row_block([Entry(tap + word, last=False, next=False) for tap in geometry.taps])
     return Schedule(tuple(entries), np.zeros((0, 0, 0), np.int64), 0)

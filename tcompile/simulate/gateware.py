@@ -47,7 +47,7 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
                 wire = wires[cell.wires["__".join(map(str, path))]]
                 m.d.comb += port.eq(wire) if member.flow == In else wire.eq(port)
         for rom in self.design.roms:
-            memory = Ram(shape=rom.shape.width, depth=rom.shape.depth, init=list(rom.words))
+            memory = Ram(shape=rom.shape.width, depth=len(rom.words), init=list(rom.words))
             m.submodules[f"m_{rom.name}"] = memory
             port = memory.read_port()
             m.d.comb += [port.addr.eq(wires[rom.address]), wires[rom.data].eq(port.data)]

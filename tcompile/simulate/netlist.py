@@ -208,7 +208,7 @@ def _cell(design: Design, instance: Instance) -> Cell:
 def _roms(instance: Instance) -> Iterator[Rom]:
     for name, shape in instance.block.memories.items():
         words = tuple(instance.memories[name])
-        if len(words) != shape.depth or not all(0 <= w < 1 << shape.width for w in words):
+        if not shape.takes(words):
             raise _fault(f"{name} of {instance.name} must hold {shape.depth} words of {shape.width} bits")
         base = f"rom_{instance.name}_{name}"
         yield Rom(base.removeprefix("rom_"), shape, words, f"{base}_addr", f"{base}_data")

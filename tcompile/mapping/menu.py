@@ -1,0 +1,190 @@
+"""All the hardware that a layer could become, with cycles and costs: what the solver chooses from.
+
+Engines of every folding with sizes that divide, graphs for digits of every size and for whole words. What is dearer and
+slower than something else is left out. A graph's cost is guessed from its matrix until the search has been made, which
+happens only to graphs that would be chosen if the search were lucky: what is chosen is then the cheapest, whatever the
+other searches would find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from tcompile.mapping.cost import cost
+from tcompile.mapping.estimate import Family, Resources
+from tcompile.mapping.folding import DIGITS, FORMS, Fold, Form, Wish
+from tcompile.mapping.graphs import is_searchable
+from tcompile.mapping.plan import Plan, Task, planned, searched
+
+__all__ = ["Menu", "Offer", "menu", "price"]
+
+LUCK = 0.75  # of a guess: what a search may find at best
+
+
+def price(resources: Resources) -> float:
+    """Resources in LUTs: flip-flops and block RAMs are trifles, that decide between equals."""
+    return resources.lut + 1e-3 * resources.ff + 0.1 * resources.bram
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One way to build a layer.
+
+    Parameters
+    ----------
+    plan : Plan
+        With its graph, once searched.
+    cycles : int
+        Per frame.
+    resources : Resources
+        Of the layer and of the requantizers behind it.
+    """
+
+    plan: Plan
+    cycles: int
+    resources: Resources
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the graph is not known yet."""
+        return self.plan.fold.form != "engine" and self.plan.graph is None
+
+    @property
+    def least(self) -> float:
+        """The price, or what it may be after a lucky search."""
+        return price(self.resources) * (LUCK if self.is_guess else 1)
+
+    @property
+    def needs(self) -> tuple[int, int, int]:
+        """LUTs, flip-flops and block RAMs, or what they may be after a lucky search."""
+        r, luck = self.resources, LUCK if self.is_guess else 1
+        return int(r.lut * luck), int(r.ff * luck), r.bram
+
+
+class Menu:
+    """The offers for one layer."""
+
+    def __init__(self, task: Task, offers: Sequence[Offer], family: Family) -> None:
+        self.task = task
+        self.family = family
+        self.offers = list(offers)
+
+    @property
+    def fastest(self) -> Offer:
+        """The offer of fewest cycles."""
+        return min(self.offers, key=lambda o: (o.cycles, o.resources.lut))
+
+    @property
+    def slowest(self) -> int:
+        """Cycles within which every offer stays, with its pools."""
+        return max(max(o.cycles, self.pool_cycles(o.plan.fold.pe)) for o in self.offers)
+
+    def best(self, budget: int) -> Offer | None:
+        """The cheapest offer that takes at most `budget` cycles; None where none does."""
+        while True:
+            able = self.able(budget)
+            if not able:
+                return None
+            found = min(able, key=lambda o: (o.least, o.cycles))
+            if not found.is_guess:
+                return found
+            self.search(found.plan.fold.form)
+
+    def rivals(self, budget: int) -> tuple[Offer, ...]:
+        """The cheapest offer of each form within the budget, guesses among them, cheapest first."""
+        cheapest: dict[Form, Offer] = {}
+        for offer in sorted(self.able(budget), key=lambda o: (price(o.resources), o.cycles)):
+            cheapest.setdefault(offer.plan.fold.form, offer)
+        return tuple(cheapest.values())
+
+    def able(self, budget: int) -> list[Offer]:
+        """The offers that stay within a budget, and with which the pools behind the layer do."""
+        return [o for o in self.offers if o.cycles <= budget and self.pools_keep_up(o, budget)]
+
+    def pools_keep_up(self, offer: Offer, budget: int) -> bool:
+        """Whether the pools behind the layer, which take its lanes, stay within the budget."""
+        return self.pool_cycles(offer.plan.fold.pe) <= budget
+
+    def pool_cycles(self, pe: int) -> int:
+        """Cycles per frame of the slowest pool behind the layer, which takes the layer's lanes; 0 without pools."""
+        return max((cycles * -(-channels // pe) for cycles, channels in self.task.pools), default=0)
+
+    def search(self, form: Form) -> None:
+        """Find the graphs of all offers of a form."""
+        for k, offer in enumerate(self.offers):
+            if offer.plan.fold.form == form and offer.is_guess:
+                plan = searched(self.task, offer.plan)
+                self.offers[k] = Offer(plan, offer.cycles, cost(self.task, plan, self.family))
+
+
+def menu(task: Task, wish: Wish, others: Wish, spacing: int, family: Family) -> Menu:
+    """All offers for a layer, less what nobody would choose.
+
+    Parameters
+    ----------
+    wish, others : Wish
+        What must be, and what is asked of all layers where it is possible.
+    spacing : int
+        Levels of adders between registers that the clock allows.
+    """
+    forms = [wish.form] if wish.form else FORMS if is_searchable(task.layer) else ("engine",)
+    offers = []
+    for form in forms:
+        folds = _engines(task, wish, others) if form == "engine" else _graphs(task, form, wish, others, spacing)
+        of_form = []
+        for fold in folds:
+            plan = planned(task, fold)
+            of_form.append(Offer(plan, plan.cycles, cost(task, plan, family)))
+        offers += _front(of_form)
+    return Menu(task, offers, family)
+
+
+def _engines(task: Task, wish: Wish, others: Wish) -> Iterator[Fold]:
+    for pe, simd in product(*_sizes(task, "engine", wish, others)):
+        if task.layer.legal(pe, simd):
+            yield Fold(pe, simd)
+
+
+def _graphs(task: Task, form: Form, wish: Wish, others: Wish, spacing: int) -> Iterator[Fold]:
+    """Graphs that give their rows in parts of every size; words come as fast as they are needed."""
+    digit = wish.digit or others.digit
+    digits = ([digit] if digit else DIGITS) if form == "serial" else [1]
+    levels = (wish.spacing or others.spacing or spacing) if form == "parallel" else 1
+    for digit, pe, simd in product(digits, *_sizes(task, form, wish, others)):
+        if task.layer.legal(pe, simd, form):
+            yield Fold(pe, simd, form, digit, levels)
+
+
+def _sizes(task: Task, form: Form, wish: Wish, others: Wish) -> tuple[list[int], list[int]]:
+    """Sizes to try for PE and SIMD: what must be, as it is; what is asked of all layers, as far as it is possible."""
+    layer = task.layer
+    most_pe, most_simd = layer.limits(form)
+    pes = [wish.pe] if wish.pe else [layer.fit(others.pe, 1, form).pe] if others.pe else steps(most_pe)
+    simds = [wish.simd] if wish.simd else [layer.fit(1, others.simd, form).simd] if others.simd else steps(most_simd)
+    return pes, simds
+
+
+def _front(offers: Sequence[Offer]) -> list[Offer]:
+    """Offers that nothing beats in LUTs, flip-flops, block RAMs and cycles; of the same PE, since pools depend on it."""
+    kept: list[Offer] = []
+    for offer in sorted(offers, key=_key):
+        if not any(_beats(other, offer) for other in kept):
+            kept.append(offer)
+    return kept
+
+
+def _key(offer: Offer) -> tuple[int, ...]:
+    r = offer.resources
+    return (offer.cycles, r.lut, r.ff, r.bram)
+
+
+def _beats(one: Offer, other: Offer) -> bool:
+    at_least = all(a <= b for a, b in zip(_key(one), _key(other), strict=True))
+    return at_least and one.plan.fold.pe >= other.plan.fold.pe
+
+
+def steps(count: int) -> list[int]:
+    """Sizes of parts, rising: all that divide the whole, and powers of two, between which streams convert easily."""
+    return [n for n in range(1, count + 1) if count % n == 0 or n & (n - 1) == 0]
