@@ -9,14 +9,15 @@ MUTATE_SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DA4ML := .venv-da4ml/.installed-0.6.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint bench bench-hardware mutate clean
+.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware mutate clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the virtual environment .venv, if it is not there yet
 
@@ -38,7 +39,10 @@ lint: $(STAMP) ## the part of `test` that reads the code only
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-bench: $(STAMP) ## exactness on real networks below ../shared/data; writes benchmarks/exactness.md
+bench: $(STAMP) $(DA4ML) ## layers, lanes, targets and networks beside da4ml and FINN's formula; writes benchmarks/results.md
+	@$(BIN)/python -m benchmarks.results --jobs $(JOBS)
+
+bench-exactness: $(STAMP) ## exactness on real networks below ../shared/data; writes benchmarks/exactness.md
 	@$(BIN)/python benchmarks/exactness.py
 
 bench-hardware: $(STAMP) ## Verilog of real networks below ../shared/data in Verilator; writes benchmarks/hardware.md
@@ -58,3 +62,9 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
 	@touch $@
+
+$(DA4ML):
+	@echo "Making .venv-da4ml: the peer that \`make bench\` compares with"
+	@{ $(PYTHON) -m venv .venv-da4ml \
+	  && .venv-da4ml/bin/python -m pip install --quiet --disable-pip-version-check da4ml==0.6.0 \
+	  && touch $@; } || echo "There is no da4ml: its columns stay empty"

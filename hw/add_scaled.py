@@ -89,11 +89,12 @@ class AddScaled(Block):
         )
 
     def _join(self, there: Sequence[Queue], free: Sequence[Queue], results: Queue, credits: Queue) -> Process:
+        work, places = self.work, self.places
         for k in count():
             t = max((yield ("recv", there[0])), (yield ("recv", there[1])))
-            if k >= self.places:
+            if k >= places:
                 t = max(t, (yield ("recv", credits)))
-            yield ("send", results, t + self.work)
+            yield ("send", results, t + work)
             for queue in free:
                 yield ("send", queue, t)
 

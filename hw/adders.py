@@ -14,6 +14,9 @@ import numpy as np
 
 __all__ = ["Adder", "AdderGraph", "Output"]
 
+CHUNK = 1024  # values whose rows are held at once
+EXACT = 1 << 62  # factors below it are counted in 64 bits
+
 
 @dataclass(frozen=True, slots=True)
 class Adder:
@@ -110,8 +113,8 @@ class AdderGraph:
 
     @property
     def negations(self) -> int:
-        """Outputs whose value must be negated: an adder more each, in hardware."""
-        return sum(o.value is not None and o.negative for o in self.outputs)
+        """Values that an output needs negated: an adder more each, in hardware."""
+        return len({o.value for o in self.outputs if o.value is not None and o.negative})
 
     def evaluate(self, x: np.ndarray) -> np.ndarray:
         """Outputs (n, rows) of inputs (n, columns), int64."""
@@ -127,22 +130,63 @@ class AdderGraph:
 
     def matrix(self) -> np.ndarray:
         """The matrix that the network computes: int64 (rows, columns)."""
-        return self.evaluate(np.eye(self.inputs, dtype=np.int64)).T
+        m = np.zeros((len(self.outputs), self.inputs), np.int64)
+        rows = np.array([r for r, o in enumerate(self.outputs) if o.value is not None], np.int64)
+        ends = [o for o in self.outputs if o.value is not None]
+        values = np.array([o.value for o in ends], np.int64)
+        factors = np.array([(-1 if o.negative else 1) << o.shift for o in ends], np.int64)
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // CHUNK) or 1):
+            which, column, factor = self._expand(values[part])
+            m[rows[part][which], column] = factor * factors[part][which]
+        return m
 
     def ranges(self, bounds: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         """Smallest and largest of every value when each input lies within its bounds, exact: by the value's own row."""
         if len(bounds) != self.inputs:
             raise ValueError(f"{self.inputs} inputs need as many bounds, not {len(bounds)}")
-        rows: list[dict[int, int]] = [{k: 1} for k in range(self.inputs)]
+        count = self.inputs + len(self.adders)
+        lo, hi = np.array(bounds, dtype=object).reshape(-1, 2).T
+        lows, highs = np.zeros((2, count), object)
+        for part in np.array_split(np.arange(count), -(-count // CHUNK) or 1):
+            which, column, factor = self._expand(part)
+            factor = factor.astype(object)
+            np.add.at(lows, part[which], factor * np.where(factor > 0, lo[column], hi[column]))
+            np.add.at(highs, part[which], factor * np.where(factor > 0, hi[column], lo[column]))
+        return tuple(zip(lows.tolist(), highs.tolist(), strict=True))
+
+    @cached_property
+    def _operands(self) -> tuple[np.ndarray, ...]:
+        """Left and right value of each value, and the factors of the two; 0 for inputs."""
+        none = [(0, 0, 0, 0)] * self.inputs
+        rows = [(a.left, a.right, 1 << a.left_shift, (-1 if a.subtract else 1) << a.right_shift) for a in self.adders]
+        left, right, by_left, by_right = np.array(none + rows, dtype=object).reshape(-1, 4).T
+        reach = [1] * self.inputs
         for a in self.adders:
-            row = {k: c << a.left_shift for k, c in rows[a.left].items()}
-            for k, c in rows[a.right].items():
-                row[k] = row.get(k, 0) + ((-c if a.subtract else c) << a.right_shift)
-            rows.append({k: c for k, c in row.items() if c})
-        return tuple(
-            (
-                sum(c * bounds[k][c < 0] for k, c in row.items()),
-                sum(c * bounds[k][c > 0] for k, c in row.items()),
-            )
-            for row in rows
-        )
+            reach.append((reach[a.left] << a.left_shift) + (reach[a.right] << a.right_shift))
+        kind = object if max(reach, default=1) >= EXACT else np.int64
+        return left.astype(np.int64), right.astype(np.int64), by_left.astype(kind), by_right.astype(kind)
+
+    def _expand(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which of some values has which input how often, each pair once; level by level, so that memory is bounded."""
+        levels = np.array(self.levels, np.int64)
+        left, right, by_left, by_right = self._operands
+        which, value, factor = np.arange(len(values)), values, np.ones(len(values), by_left.dtype)
+        for level in range(int(levels[values].max(initial=0)), 0, -1):
+            now = levels[value] == level
+            w, v, f = _merged(which[now], value[now], factor[now])
+            which = np.concatenate([which[~now], w, w])
+            value = np.concatenate([value[~now], left[v], right[v]])
+            factor = np.concatenate([factor[~now], f * by_left[v], f * by_right[v]])
+        return _merged(which, value, factor)
+
+
+def _merged(which: np.ndarray, value: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Factors of equal pairs added; pairs of factor 0 left out."""
+    if not len(which):
+        return which, value, factor
+    order = np.lexsort((value, which))
+    which, value = which[order], value[order]
+    first = np.flatnonzero(np.append(True, (which[1:] != which[:-1]) | (value[1:] != value[:-1])))
+    total = np.add.reduceat(factor[order], first)
+    kept = total != 0
+    return which[first][kept], value[first][kept], total[kept]

@@ -84,16 +84,18 @@ class ConstantMatrix(Block):
             Node(level, a.left, a.left_shift, a.right, a.right_shift, a.subtract)
             for a, level in zip(graph.adders, graph.levels[graph.inputs :], strict=True)
         ]
-        negated = dict.fromkeys(o.value for o in graph.outputs if o.negative and o.value is not None)
-        return (*nodes, *(Node(graph.levels[v] + 1, None, 0, v, 0, True) for v in negated))
+        return (*nodes, *(Node(graph.levels[v] + 1, None, 0, v, 0, True) for v in self._negated))
+
+    @cached_property
+    def _negated(self) -> tuple[int, ...]:
+        """Values that an output needs negated."""
+        return tuple(dict.fromkeys(o.value for o in self.graph.outputs if o.negative and o.value is not None))
 
     @cached_property
     def rows(self) -> tuple[tuple[int, int] | None, ...]:
         """For each output the number of its value, negations counted, and its shift; None where it is 0."""
         graph = self.graph
-        negated = list(dict.fromkeys(o.value for o in graph.outputs if o.negative and o.value is not None))
-        first = graph.inputs + len(graph.adders)
-        place = {value: first + k for k, value in enumerate(negated)}
+        place = {v: k for k, v in enumerate(self._negated, start=graph.inputs + len(graph.adders))}
         return tuple(
             None if o.value is None else (place[o.value] if o.negative else o.value, o.shift) for o in graph.outputs
         )

@@ -143,15 +143,10 @@ class _Parallel(wiring.Component):
         if not low or low >= min(len(a), len(b)):
             return a - b if node.subtract else a + b
         fixed = (a if node.right_shift else b)[:low]
-        high = _above(a, low) - _above(b, low) if node.subtract else _above(a, low) + _above(b, low)
+        high = (a >> low) - (b >> low) if node.subtract else (a >> low) + (b >> low)
         return Cat(fixed, high).as_signed()
 
 
 def _element(held: Value, k: int, width: int, is_signed: bool) -> Value:
     bits = held[k * width : (k + 1) * width]
     return bits.as_signed() if is_signed else bits
-
-
-def _above(value: Value, low: int) -> Value:
-    """A value without its lowest bits, its sign kept."""
-    return value >> low

@@ -1,13 +1,13 @@
 """The digit-serial adder graph: a constant matrix times a vector, a digit of each number per cycle, lowest first.
 
 An adder is `digit` full adders, their sum bits and their carry in registers: nothing else lies between registers,
-whatever the graph. All numbers are as many digits long as a result of the matrix needs, modulo which sums are taken; the
-inputs' sign or zeros fill what they lack. Values that meet an adder at different times wait in registers. Left shifts
-are delays with zeros in front. Results are gathered into words, and the pipeline stops as a whole while one waits
-(`hw.elastic`).
+whatever the graph. With digits of one bit these are two look-up tables; longer digits lie on carry chains, a few on
+each. All numbers are as many digits long as a result of the matrix needs, modulo which sums are taken; the inputs' sign
+or zeros fill what they lack. Values that meet an adder at different times wait in registers. Left shifts are delays with
+zeros in front. Results are gathered into words, and the pipeline stops as a whole while one waits (`hw.elastic`).
 
-The adders of one level are written as additions of vectors of bits, so that hardware descriptions stay small; vectors
-are cut where their lines would become too long for tools that read Verilog.
+The adders of one level are written as vectors of bits, so that hardware descriptions stay small; vectors are cut where
+their lines would become too long for tools that read Verilog.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import TypeVar
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
-from hw.constant import ConstantMatrix
+from hw.constant import ConstantMatrix, Node
 from hw.elastic import Elastic
 
 __all__ = ["Serial"]
 
 T = TypeVar("T")
 LONGEST = 512  # elements of a vector
+CHAIN = 16  # bits of an addition that several adders share
 
 
 @dataclass(frozen=True)
@@ -185,27 +186,61 @@ class _Bits:
 
     def level(self, level: int, which: list[int], name: str) -> None:
         """Adders of one level: sum bits and carries of all of them, registered."""
-        b, m = self.block, self.m
+        b, m, tick = self.block, self.m, self.control.tick
         nodes = [b.nodes[k] for k in which]
         subtracts = Const(sum(n.subtract << k for k, n in enumerate(nodes)), len(nodes))
         kept = Signal(len(nodes), name=f"carry_{name}", init=subtracts.value, reset_less=True)
-        carry: Value = kept
-        for bit in range(b.digit):
-            left = Cat(*(self.operand(n.left, n.left_shift, level, bit) for n in nodes))
-            right = Cat(*(self.operand(n.right, n.right_shift, level, bit) for n in nodes)) ^ subtracts
-            total = Signal(len(nodes), name=f"sum_{name}_{bit}", reset_less=True)
-            with m.If(self.control.tick):
-                m.d.sync += total.eq(left ^ right ^ carry)
-            carry = (left & right) | (carry & (left | right))
-            for k, place in enumerate(which):
-                self.bits[b.graph.inputs + place, 0, bit] = total[k]
-        with m.If(self.control.tick & self.control.resting[level - 1]):  # before each word, also after none
+        total = Signal(len(nodes) * b.digit, name=f"sum_{name}", reset_less=True)
+        sums, carries = (
+            self.tables(nodes, kept, subtracts) if b.digit == 1 else self.chains(nodes, kept, f"chain_{name}")
+        )
+        with m.If(tick):
+            m.d.sync += total.eq(sums)
+        with m.If(tick & self.control.resting[level - 1]):  # before each word, also after none
             m.d.sync += kept.eq(subtracts)
-        with m.Elif(self.control.tick):
-            m.d.sync += kept.eq(carry)
+        with m.Elif(tick):
+            m.d.sync += kept.eq(carries)
+        for k, place in enumerate(which):
+            for bit in range(b.digit):
+                self.bits[b.graph.inputs + place, 0, bit] = total[k * b.digit + bit]
 
-    def operand(self, value: int | None, shift: int, level: int, bit: int) -> Value:
-        return Const(0, 1) if value is None else self.read(value, shift, level - 1, bit)
+    def tables(self, nodes: list[Node], kept: Value, subtracts: Const) -> tuple[Value, Value]:
+        """Sums and carries of digits of one bit: two look-up tables each."""
+        left = Cat(*(self.digits(n.left, n.left_shift, n.level) for n in nodes))
+        right = Cat(*(self.digits(n.right, n.right_shift, n.level) for n in nodes)) ^ subtracts
+        return left ^ right ^ kept, (left & right) | (kept & (left | right))
+
+    def chains(self, nodes: list[Node], kept: Value, name: str) -> tuple[Value, Value]:
+        """Sums and carries of longer digits: some digits in one addition, or one subtraction, on a carry chain.
+
+        Below each digit stands a place both of whose operands are the carry that the digit begins with: it sends that
+        carry up whatever comes from below, and its sum is what came, the carry out of the digit below it.
+        """
+        d = self.block.digit
+        sums: list[Value] = [Const(0)] * len(nodes)
+        carries: list[Value] = [Const(0)] * len(nodes)
+        size = max(1, CHAIN // (d + 1))
+        for subtract in (False, True):
+            alike = [k for k, n in enumerate(nodes) if n.subtract == subtract]
+            for part in (alike[k : k + size] for k in range(0, len(alike), size)):
+                left, right = [], []
+                for k in part:
+                    n = nodes[k]
+                    left += [kept[k], self.digits(n.left, n.left_shift, n.level)]
+                    right += [kept[k] ^ subtract, self.digits(n.right, n.right_shift, n.level)]
+                a, b = Cat(*left, Const(0, 1)), Cat(*right, Const(subtract, 1))  # a subtraction inverts `b`
+                chain = Signal(len(a), name=f"{name}_{part[0]}")
+                self.m.d.comb += chain.eq(a - b if subtract else a + b)
+                for place, k in enumerate(part):
+                    first = place * (d + 1) + 1
+                    sums[k], carries[k] = chain[first : first + d], chain[first + d]
+        return Cat(*sums), Cat(*carries)
+
+    def digits(self, value: int | None, shift: int, level: int) -> Value:
+        """An operand's digit as an adder of a level reads it."""
+        if value is None:
+            return Const(0, self.block.digit)
+        return Cat(*(self.read(value, shift, level - 1, bit) for bit in range(self.block.digit)))
 
     def words(self) -> Value:
         """The results, gathered digit by digit."""

@@ -32,7 +32,7 @@ def _copy(built: Path, tmp_path: Path) -> Path:
 def test_the_first_faulty_layer_is_named(copy):
     memory = copy / "rtl" / "conv3_engine_weights.mem"
     lines = memory.read_text().splitlines()
-    memory.write_text("\n".join("0" * len(line) for line in lines) + "\n")
+    memory.write_text("\n".join("5" * len(line) for line in lines) + "\n")  # every ternary weight is 0
     result = tcompile("verify", copy, "--samples", 2, "--simulator", "verilator", "--json")
     assert result.code == 1
     found = result.json["verification"]

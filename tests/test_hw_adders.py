@@ -82,8 +82,9 @@ def test_levels_count_adders_on_the_longest_way():
     assert AdderGraph(2, SMALL.adders, (Output(),)).depth == 0
 
 
-def test_negations_are_counted():
-    assert AdderGraph(1, (), (Output(0, negative=True), Output(0), Output(None, negative=True))).negations == 1
+def test_values_that_are_negated_are_counted_once():
+    outputs = (Output(0, negative=True), Output(0), Output(0, 2, True), Output(None, negative=True))
+    assert AdderGraph(1, (), outputs).negations == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)

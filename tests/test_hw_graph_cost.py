@@ -105,6 +105,12 @@ def test_adder_of_one_bit_needs_two_tables(family):
     assert netlist(family).tables() <= 2.2 * adders()
 
 
+@pytest.mark.parametrize("digit, most", [(2, 3.9), (4, 6.1)])
+def test_longer_digits_cost_less_per_bit(digit, most):
+    """Two tables for two bits of a chain; a digit has a place more, a chain another one, and inversions a table."""
+    assert netlist("ecp5", digit).tables() <= most * adders()
+
+
 def test_adder_of_two_bits_needs_more_wrong():
     assert netlist("ecp5", 2).tables() > 2.2 * adders()
 

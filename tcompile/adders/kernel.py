@@ -62,11 +62,10 @@ class State(NamedTuple):
     g: np.ndarray  # scalars
 
 
-inner = njit(cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-outer = njit(cache=True, error_model="numpy")
+compiled = njit(cache=True, error_model="numpy")
 
 
-@inner
+@compiled
 def draw(g: np.ndarray, n: int) -> int:
     """A random number below n (xorshift)."""
     x = g[RANDOM]
@@ -77,7 +76,7 @@ def draw(g: np.ndarray, n: int) -> int:
     return ((x >> 20) & 0xFFFFFFF) % n
 
 
-@outer
+@compiled
 def seed(g: np.ndarray, number: int) -> None:
     """Start the random numbers anew."""
     g[RANDOM] = (0x9E3779B97F4A7C1 ^ (number * 0x5851F42D4C95)) | 1
@@ -88,7 +87,7 @@ def seed(g: np.ndarray, number: int) -> None:
 # Lists
 
 
-@inner
+@compiled
 def compact(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int) -> None:
     old = data[: g[end]].copy()
     e = 0
@@ -101,7 +100,7 @@ def compact(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int) -> Non
     g[end] = e
 
 
-@inner
+@compiled
 def reserve(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, i: int, room: int) -> None:
     if g[end] + room > len(data):
         compact(table, data, g, end)
@@ -111,7 +110,7 @@ def reserve(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, i: int
     table[i, START], table[i, ROOM], g[end] = e, room, e + room
 
 
-@inner
+@compiled
 def push(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, i: int, item: int) -> None:
     n = table[i, LENGTH]
     if n == table[i, ROOM]:
@@ -120,7 +119,7 @@ def push(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, i: int, i
     table[i, LENGTH] = n + 1
 
 
-@inner
+@compiled
 def remove(table: np.ndarray, data: np.ndarray, i: int, item: int) -> None:
     b, n = table[i, START], table[i, LENGTH] - 1
     j = b
@@ -130,21 +129,21 @@ def remove(table: np.ndarray, data: np.ndarray, i: int, item: int) -> None:
     table[i, LENGTH] = n
 
 
-@inner
+@compiled
 def stands(s: State, row: int, value: int, shift: int, minus: int) -> bool:
     """Whether a row has a term."""
     term = value << 7 | shift << 1 | minus
-    b = s.row[row, START]
-    for j in range(b, b + s.row[row, LENGTH]):
-        if s.terms[j] == term:
-            return True
-    return False
+    j = s.row[row, START]
+    end = j + s.row[row, LENGTH]
+    while j < end and s.terms[j] != term:
+        j += 1
+    return j < end
 
 
 # Terms, with the journal that takes them back
 
 
-@inner
+@compiled
 def save(s: State, table: np.ndarray, data: np.ndarray, of_value: int, i: int) -> None:
     table[i, STAMP] = s.g[NOW]
     e = s.g[SAVED]
@@ -157,7 +156,7 @@ def save(s: State, table: np.ndarray, data: np.ndarray, of_value: int, i: int) -
     s.g[SAVED] = e + 6 + n
 
 
-@inner
+@compiled
 def touch(s: State, row: int, value: int) -> None:
     """Save a row and a value unless they are saved already."""
     if s.row[row, STAMP] != s.g[NOW]:
@@ -166,7 +165,7 @@ def touch(s: State, row: int, value: int) -> None:
         save(s, s.value, s.places, 1, value)
 
 
-@inner
+@compiled
 def add_term(s: State, row: int, value: int, shift: int, minus: int) -> None:
     touch(s, row, value)
     push(s.row, s.terms, s.g, TERMS_END, row, value << 7 | shift << 1 | minus)
@@ -176,7 +175,7 @@ def add_term(s: State, row: int, value: int, shift: int, minus: int) -> None:
     s.g[COST] += s.value[value, PRICE]
 
 
-@inner
+@compiled
 def drop_term(s: State, row: int, value: int, shift: int, minus: int) -> None:
     touch(s, row, value)
     remove(s.row, s.terms, row, value << 7 | shift << 1 | minus)
@@ -186,7 +185,7 @@ def drop_term(s: State, row: int, value: int, shift: int, minus: int) -> None:
     s.g[COST] -= s.value[value, PRICE]
 
 
-@outer
+@compiled
 def commit(g: np.ndarray) -> None:
     """Forget what was before."""
     g[NOW] += 1
@@ -194,7 +193,7 @@ def commit(g: np.ndarray) -> None:
     g[LOWEST] = g[FREE]
 
 
-@inner
+@compiled
 def recover(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, saved: np.ndarray) -> None:
     i, n = saved[1], saved[2]
     if table[i, ROOM] < n:
@@ -205,7 +204,7 @@ def recover(table: np.ndarray, data: np.ndarray, g: np.ndarray, end: int, saved:
     table[i, LENGTH], table[i, 4], table[i, 5] = n, saved[3], saved[4]
 
 
-@inner
+@compiled
 def restore(s: State, cost: int, free: int) -> None:
     """Take back everything since the last `commit`."""
     e = 0
@@ -229,7 +228,7 @@ def restore(s: State, cost: int, free: int) -> None:
 # Values in order of their bounds
 
 
-@inner
+@compiled
 def leave(s: State, v: int) -> None:
     k = s.value[v, BOUND]
     if k == 0:
@@ -244,7 +243,7 @@ def leave(s: State, v: int) -> None:
     s.value[v, BOUND] = 0
 
 
-@inner
+@compiled
 def enter(s: State, v: int, bound: int) -> None:
     leave(s, v)
     k = min(bound, len(s.head) - 1)
@@ -258,7 +257,7 @@ def enter(s: State, v: int, bound: int) -> None:
     s.g[TOP] = max(s.g[TOP], k)
 
 
-@inner
+@compiled
 def enter_all(s: State, v: int) -> None:
     """Enter a value of which nothing is known but how often it stands."""
     enter(s, v, (s.value[v, LENGTH] - 1) * s.value[v, PRICE])
@@ -267,13 +266,13 @@ def enter_all(s: State, v: int) -> None:
 # Pairs
 
 
-@inner
+@compiled
 def node_price(price: int, other: int) -> int:
     p = max(price, other)
     return p + 1 if p > 1 else 1
 
 
-@inner
+@compiled
 def chained(s: State, row: int, v: int, shift: int, minus: int, step: int, other: int) -> bool:
     """Whether two terms of one value are a pair, when pairs are taken from the lowest shift on."""
     low, sign = shift, minus
@@ -293,7 +292,7 @@ def chained(s: State, row: int, v: int, shift: int, minus: int, step: int, other
     return not taken
 
 
-@inner
+@compiled
 def look(s: State, v: int, best: np.ndarray) -> None:
     """Find the best pair of a value.
 
@@ -328,7 +327,7 @@ def look(s: State, v: int, best: np.ndarray) -> None:
     choose(s, v, pairs, best)
 
 
-@inner
+@compiled
 def choose(s: State, v: int, pairs: int, best: np.ndarray) -> None:
     """The best of the pairs that `look` counted; the counts are cleared."""
     middle = s.g[DIGITS] - 1
@@ -358,7 +357,7 @@ def choose(s: State, v: int, pairs: int, best: np.ndarray) -> None:
             best[3] = 0 if same == k else (1 if left >= right else 2)
 
 
-@inner
+@compiled
 def hold(s: State, v: int, u: int, apart: int, kind: int) -> int:
     """Occurrences of `v` that are a pair with `u`, into `held`; how many."""
     n = 0
@@ -379,7 +378,7 @@ def hold(s: State, v: int, u: int, apart: int, kind: int) -> int:
     return n
 
 
-@inner
+@compiled
 def extract(s: State, v: int, u: int, apart: int, kind: int) -> int:
     """Make a node of a pair and put it in all its places; the node."""
     s.g[FREE] -= 1
@@ -410,7 +409,7 @@ def extract(s: State, v: int, u: int, apart: int, kind: int) -> int:
     return n
 
 
-@inner
+@compiled
 def forget(s: State, n: int) -> None:
     """Free the number of a node that stands nowhere."""
     leave(s, n)
@@ -420,7 +419,7 @@ def forget(s: State, n: int) -> None:
     s.g[COST] += s.value[n, PRICE]
 
 
-@inner
+@compiled
 def replace(s: State, n: int) -> None:
     """Replace a node by its terms wherever it stands."""
     definition = s.g[OUTPUTS] + n - s.g[INPUTS]
@@ -447,21 +446,21 @@ def replace(s: State, n: int) -> None:
 # Searches
 
 
-@outer
+@compiled
 def fill(s: State, rows: np.ndarray, values: np.ndarray, shift: int, minus: np.ndarray) -> None:
     """Add many terms."""
     for i in range(len(rows)):
         add_term(s, rows[i], values[i], shift, minus[i])
 
 
-@outer
+@compiled
 def start(s: State, values: np.ndarray) -> None:
     """Let the search look at values."""
     for v in values:
         enter_all(s, v)
 
 
-@inner
+@compiled
 def promise(s: State, v: int, u: int, apart: int, kind: int) -> int:
     """What could be saved with the node of a pair afterwards: repeated neighbours of its places."""
     width = 2 * s.g[DIGITS] - 1
@@ -490,7 +489,7 @@ def promise(s: State, v: int, u: int, apart: int, kind: int) -> int:
     return total
 
 
-@inner
+@compiled
 def candidates(s: State, found: np.ndarray) -> int:
     """Best pairs of some values of the highest bound, into `found`; how many. -1 when nothing can be saved any more."""
     while s.g[TOP] >= 1 and s.head[s.g[TOP]] < 0:
@@ -514,7 +513,7 @@ def candidates(s: State, found: np.ndarray) -> int:
     return n
 
 
-@inner
+@compiled
 def greedy(s: State, ahead: int) -> None:
     """Extract the pair that saves most until none saves anything; of `ahead` equal ones the most promising."""
     found = np.zeros((ahead, 6), np.int64)
@@ -539,7 +538,7 @@ def greedy(s: State, ahead: int) -> None:
             leave(s, u)
 
 
-@inner
+@compiled
 def tidy(s: State) -> bool:
     """Remove nodes that are used once or are another value, among those that changed; whether there were any."""
     changed = False
@@ -556,14 +555,14 @@ def tidy(s: State) -> bool:
     return changed
 
 
-@outer
+@compiled
 def settle(s: State, ahead: int) -> None:
     greedy(s, ahead)
     while tidy(s):
         greedy(s, ahead)
 
 
-@inner
+@compiled
 def ruin_some(s: State, size: int) -> None:
     """Ruin about `size` nodes: any, or those of some rows."""
     top = len(s.value) - s.g[FREE]
@@ -585,7 +584,7 @@ def ruin_some(s: State, size: int) -> None:
                 replace(s, n)
 
 
-@inner
+@compiled
 def relevel(s: State) -> None:
     """Lower the levels of nodes to what their definitions need."""
     changed = True
@@ -609,7 +608,7 @@ def relevel(s: State) -> None:
                 changed = True
 
 
-@outer
+@compiled
 def improve(s: State, work: int, size: int, heat: float, ahead: int) -> None:
     """Ruin and search again until `work` terms were walked; worse by up to about `heat` is kept in the beginning."""
     commit(s.g)

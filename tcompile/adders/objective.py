@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 __all__ = ["Bounds", "Objective"]
 
 Bounds = tuple[int, int] | tuple[tuple[int, int], ...]
@@ -44,11 +46,8 @@ class Objective:
 
     def bounds_of(self, inputs: int) -> Sequence[tuple[int, int]]:
         """Smallest and largest value of each of so many inputs."""
-        one = self.bounds
-        if len(one) == 2 and isinstance(one[0], int) and isinstance(one[1], int):
-            every: tuple[tuple[int, int], ...] = ((one[0], one[1]),) * inputs
-        else:
-            every = tuple((pair[0], pair[1]) for pair in one if not isinstance(pair, int))
+        pairs = [(int(lo), int(hi)) for lo, hi in np.array(self.bounds, dtype=object).reshape(-1, 2)]
+        every = pairs * inputs if len(pairs) == 1 else pairs
         if len(every) != inputs or any(lo > hi for lo, hi in every):
-            raise ValueError(f"there must be bounds (lo, hi) with lo <= hi for {inputs} inputs, not {one!r}")
+            raise ValueError(f"there must be bounds (lo, hi) with lo <= hi for {inputs} inputs, not {self.bounds!r}")
         return every

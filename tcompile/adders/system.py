@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tcompile.adders import kernel
 from tcompile.adders.digits import signed_digits
 
-__all__ = ["Node", "levels_needed", "make"]
+__all__ = ["levels_needed", "make"]
 
 UNLIMITED = 1 << 60
 LONGEST = 1 << 20  # bounds of pairs that the search tells apart
-
-
-@dataclass(frozen=True)
-class Node:
-    """A value given beforehand: a row that other rows may use as a term.
-
-    Parameters
-    ----------
-    level : int
-        Levels of adders within which it is made.
-    """
-
-    level: int
 
 
 def levels_needed(matrix: np.ndarray) -> int:
@@ -36,7 +22,7 @@ def levels_needed(matrix: np.ndarray) -> int:
 
 
 def make(
-    matrix: np.ndarray, *, depth: int | None, price: Sequence[int], number: int, nodes: Sequence[Node] = ()
+    matrix: np.ndarray, *, depth: int | None, price: Sequence[int], number: int, nodes: Sequence[int] = ()
 ) -> kernel.State:
     """A state with a term for each signed digit.
 
@@ -50,8 +36,8 @@ def make(
         What a term of each input costs.
     number : int
         Seed.
-    nodes : sequence of Node
-        Their definitions are the last rows.
+    nodes : sequence of int
+        Levels of values that are given beforehand, whose definitions are the last rows.
     """
     digits = signed_digits(matrix)
     terms = int(sum(np.count_nonzero(d) for d in digits))
@@ -81,10 +67,10 @@ def make(
     state.g[kernel.DIGITS], state.g[kernel.FREE] = max(1, len(digits)), values - inputs - given
     kernel.seed(state.g, number)
     value = state.value[: inputs + given]
-    value[:, kernel.PRICE] = [*price, *[1] * given]
-    state.weight[inputs : inputs + given] = [1 << node.level for node in nodes]
+    value[:, kernel.PRICE] = [*price, *[max(price, default=1)] * given]
+    state.weight[inputs : inputs + given] = [1 << level for level in nodes]
     value[inputs:, kernel.ALIVE] = 2
-    limits = [UNLIMITED if depth is None else 1 << depth] * outputs + [1 << node.level for node in nodes]
+    limits = [UNLIMITED if depth is None else 1 << depth] * outputs + [1 << level for level in nodes]
     state.row[: len(matrix), kernel.SLACK] = limits
     kernel.commit(state.g)
     for shift, digit in enumerate(digits):

@@ -23,7 +23,7 @@ def bits(lo: int, hi: int) -> int:
     return hi.bit_length() if lo >= 0 else 1 + max((-lo - 1).bit_length(), hi.bit_length() if hi > 0 else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Term:
     """``±(value << shift)``."""
 
@@ -66,9 +66,7 @@ class Builder:
 
     def add(self, a: Term, b: Term) -> Term:
         """A term that equals the sum of two."""
-        if a.minus and not b.minus:
-            a, b = b, a
-        elif a.minus == b.minus and (a.value, a.shift) > (b.value, b.shift):
+        if (a.minus, a.value, a.shift) > (b.minus, b.value, b.shift):
             a, b = b, a
         low = min(a.shift, b.shift)
         adder = Adder(a.value, b.value, a.shift - low, b.shift - low, a.minus != b.minus)
@@ -98,6 +96,6 @@ class Builder:
         lo, hi = lo << t.shift, hi << t.shift
         return (-hi, -lo) if t.minus else (lo, hi)
 
-    def _key(self, t: Term) -> tuple[int, int, int, int, Term]:
+    def _key(self, t: Term) -> tuple[int, int, Term]:
         lo, hi = self.ranges[t.value]
-        return self.level[t.value], (hi - lo) << t.shift, len(self.level), id(t), t
+        return self.level[t.value], (hi - lo) << t.shift, t

@@ -1,9 +1,10 @@
-"""What a layer costs before it is placed: its blocks alone, and the requantizers that take its lanes."""
+"""What a layer costs before it is placed: its own blocks, and the requantizers, pools and additions that take its lanes."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+from hw.add_scaled import AddScaled
 from hw.block import Block
 from hw.parallel import Parallel
 from hw.serial import Serial
@@ -12,10 +13,10 @@ from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import IntType
 from tcompile.mapping.estimate import Family, Resources, estimate_block, estimate_parallel, estimate_serial
-from tcompile.mapping.geometry import bus_of, engine_block
+from tcompile.mapping.geometry import Geometry, bus_of, engine_block
 from tcompile.mapping.graphs import guessed_adders, input_bounds, offsets, window_geometry
-from tcompile.mapping.layout import Layout
-from tcompile.mapping.plan import Plan, Task
+from tcompile.mapping.layouts import usual
+from tcompile.mapping.plan import Follower, Plan, Task
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry
 
@@ -23,10 +24,10 @@ __all__ = ["cost"]
 
 
 def cost(task: Task, plan: Plan, family: Family) -> Resources:
-    """Resources of a layer and of the requantizers directly behind it; a guess where the graph is not known yet."""
+    """Resources of a layer and of all that takes its lanes; a guess where a graph is not known yet."""
     blocks = _engine(task, plan) if plan.fold.form == "engine" else _graph(task, plan)
     total = Resources()
-    for block in (*blocks, *_requantizers(task, plan)):
+    for block in (*blocks, *_behind(task, plan)):
         total += estimate_block(block, family)
     if plan.fold.form != "engine" and plan.graph is None:
         total += _guess(task, plan, family)
@@ -35,8 +36,7 @@ def cost(task: Task, plan: Plan, family: Family) -> Resources:
 
 def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
-    lanes = fold.pe if layer.is_depthwise else fold.simd
-    i, o = bus_of(_padded(task), lanes), bus_of(task.out, fold.pe)
+    i, o = bus_of(_padded(task), layer.lanes_in(fold)), bus_of(task.out, fold.pe)
     return [
         engine_block(
             "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), plan.entries, plan.shortest,
@@ -74,16 +74,34 @@ def _padded(task: Task) -> IntType:
     return IntType(task.source.shape, lo, hi)
 
 
-def _requantizers(task: Task, plan: Plan) -> list[Block]:
+def _behind(task: Task, plan: Plan) -> list[Block]:
+    """What takes the layer's lanes; it may take as long for a beat as the layer's beats are apart."""
     pe = plan.fold.pe
     beats = plan.positions * -(-task.layer.MH // pe)
     leisure = max(plan.shortest, plan.cycles // (2 * beats))
-    found = (_requantizer(node, task.out, layout, pe, leisure) for node, layout in task.requantizers)
+    found = (_follower(follower, pe, leisure) for follower in task.behind)
     return [block for block in found if block is not None]
 
 
 @lru_cache(maxsize=4096)
-def _requantizer(node: I.Requantize, source: IntType, layout: Layout, lanes: int, leisure: int) -> Block | None:
-    if is_identity(node, source):
-        return None
-    return requantizer(node, source, bus_of(source, lanes), bus_of(node.type, lanes), layout, leisure)[0]
+def _follower(follower: Follower, lanes: int, leisure: int) -> Block | None:
+    node, source = follower.node, follower.sources[0]
+    i = bus_of(source, lanes)
+    if isinstance(node, (I.MaxPool, I.SumPool)):
+        return _pool(node, source, lanes)
+    o = bus_of(node.type, lanes)
+    if isinstance(node, I.AddScaled):
+        return AddScaled(i, bus_of(follower.sources[1], lanes), o, node.factors)
+    assert isinstance(node, I.Requantize)
+    return None if is_identity(node, source) else requantizer(node, source, i, o, follower.layout, leisure)[0]
+
+
+def _pool(node: I.MaxPool | I.SumPool, source: IntType, lanes: int) -> Block:
+    layout, rank = usual(source.shape), len(node.kernel)
+    grid = tuple(n + a + b for n, a, b in zip(layout.grid, node.pads[:rank], node.pads[rank:], strict=True))
+    words = -(-layout.channels // lanes)
+    geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
+    taps, i = len(geometry.taps), bus_of(source, lanes)
+    if isinstance(node, I.MaxPool):
+        return engine_block("max", i, i, geometry, taps * words, taps)
+    return engine_block("sum", i, bus_of(node.type, lanes), geometry, taps * words, taps)

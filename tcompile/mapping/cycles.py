@@ -10,7 +10,7 @@ from hw.timing import Channel, Process, run, sink, source
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design
 
-__all__ = ["FRAMES", "Cycles", "Transfers", "predict", "transfers"]
+__all__ = ["FRAMES", "Cycles", "Transfers", "cycles_of", "predict", "transfers"]
 
 FRAMES = 4  # from the third frame on, intervals are those of a full pipeline
 ENDLESS = 1 << 40
@@ -58,7 +58,11 @@ def predict(design: Design, frames: int = FRAMES) -> Cycles:
     InternalError
         The design comes to a standstill; the message names the streams that wait.
     """
-    seen = transfers(design, frames)
+    return cycles_of(design, transfers(design, frames), frames)
+
+
+def cycles_of(design: Design, seen: Transfers, frames: int = FRAMES) -> Cycles:
+    """The cycles of a run that was made; raises as `predict` does."""
     _check_complete(design, frames, seen.streams)
     first = min(seen.ports[design.producer(e.stream).name][0] for e in design.inputs)
     last = [seen.ports[i.name] for i in design.instances if not i.outputs]

@@ -15,8 +15,9 @@ LUT1 to LUT6 and what shift registers and memories take of them, and halves of b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, singledispatch
 from math import ceil, log2
 from pathlib import Path
@@ -61,6 +62,7 @@ __all__ = [
 
 Family = Literal["ecp5", "xcup"]
 FAMILIES: tuple[Family, ...] = ("ecp5", "xcup")
+GRAPHS = ("Serial", "Parallel")  # kinds whose LUTs are almost all adders
 FALLBACK = "Block"  # the kind of those that were never fitted
 COEFFICIENTS = Path(__file__).with_name("resources.json")
 
@@ -79,12 +81,16 @@ class Resources:
 
 @dataclass(frozen=True)
 class Ram:
-    """A memory: ``rom`` constant, ``comb`` read in the same cycle, ``sync`` a cycle later; distinct columns of a ROM."""
+    """A memory: ``rom`` constant, ``comb`` read in the same cycle, ``sync`` a cycle later.
+
+    Of a constant one whose contents are known: distinct columns, and distinct parts of these as long as a LUT holds.
+    """
 
     kind: Literal["rom", "comb", "sync"]
     depth: int
     width: int
     columns: int | None = None
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,27 +120,38 @@ Amounts = tuple[float, float, int]
 
 def estimate(instance: Instance, family: Family = "ecp5") -> Resources:
     """Resources of a block in its place and of its constant memories with their contents."""
-    logic = _total(made(instance.block, family), family)
-    roms = []
-    for name, shape in instance.block.memories.items():
-        words = instance.memories.get(name)
-        roms.append(_rom(shape.depth, shape.width) if words is None else _filled(words, shape.width))
-    return _rounded(logic, *(_memory(rom, family) for rom in roms))
+    return _rounded(_inside(made(instance.block, _known(family)), family), *roms(instance, family))
 
 
 def estimate_block(
     block: Block | Control, family: Family = "ecp5", depths: Mapping[str, int] | None = None
 ) -> Resources:
-    """Resources of a block alone and of its constant memories with any contents.
+    """Resources of a block within a design, and of its constant memories with any contents.
 
     Parameters
     ----------
     depths : mapping of str to int, optional
         Words of memories, by name, where the description only says how many there may be.
+
+    Raises
+    ------
+    ValueError
+        A depth of a memory that the block has not, or a family that is not known.
     """
     shapes = block.memories if isinstance(block, Block) else {}
-    roms = [_rom((depths or {}).get(name, shape.depth), shape.width) for name, shape in shapes.items()]
-    return _rounded(_total(made(block, family), family), *(_memory(rom, family) for rom in roms))
+    if not set(depths or {}) <= set(shapes):
+        raise ValueError(f"depths must be of {sorted(shapes)}, not {sorted(depths or {})}")
+    memories = [_rom((depths or {}).get(name, shape.depth), shape.width) for name, shape in shapes.items()]
+    return _rounded(_inside(made(block, _known(family)), family), *(_memory(rom, family) for rom in memories))
+
+
+def roms(instance: Instance, family: Family) -> list[Amounts]:
+    """LUTs, flip-flops and block RAMs of the constant memories of an instance."""
+    found = []
+    for name, shape in instance.block.memories.items():
+        words = instance.memories.get(name)
+        found.append(_rom(shape.depth, shape.width) if words is None else _filled(words, shape.width, family))
+    return [_memory(rom, family) for rom in found]
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +161,20 @@ def _data() -> dict[str, Any]:
     return data
 
 
-def _total(of: Made, family: Family) -> Amounts:
+def _known(family: Family) -> Family:
+    if family not in FAMILIES:
+        raise ValueError(f"the family must be one of {', '.join(FAMILIES)}, not {family!r}")
+    return family
+
+
+def _inside(of: Made, family: Family) -> Amounts:
+    """Within a design, where most paths have time to spare, synthesis finds smaller logic than for a block alone."""
+    lut, ff, bram = alone(of, family)
+    return lut * _data()["inside"][family]["graphs" if of.kind in GRAPHS else "others"], ff, bram
+
+
+def alone(of: Made, family: Family) -> Amounts:
+    """LUTs, flip-flops and block RAMs of what is synthesized alone."""
     return total(of, family, _data()["families"][family])
 
 
@@ -166,33 +196,39 @@ def _rounded(*amounts: Amounts) -> Resources:
 # --- memories ------------------------------------------------------------------------------------------------------------
 
 
-def _filled(words: Words, width: int) -> Ram:
-    """A constant memory: of equal or constant columns one and none are kept."""
+def _filled(words: Words, width: int, family: Family) -> Ram:
+    """A constant memory: equal columns are one, constant ones and constant parts of others are none."""
     if len(words) > MOST_COMPARED:
         return _rom(len(words), width)
     columns = {tuple(word >> k & 1 for word in words) for k in range(width)}
-    columns = {c if c[0] else tuple(1 - bit for bit in c) for c in columns}
-    return Ram("rom", len(words), width, sum(0 in c for c in columns))
+    columns = {c for c in columns if 0 in c and 1 in c}
+    part = MEMORIES[family].rom
+    parts = {c[k : k + part] for c in columns for k in range(0, len(words), part)}
+    return Ram("rom", len(words), width, len(columns), sum(0 in p and 1 in p for p in parts))
 
 
 def _rom(depth: int, width: int) -> Ram:
     """A constant memory with random contents: few words make few distinct columns."""
-    patterns = (1 << (depth - 1)) - 1 if depth <= FEW_WORDS else 0
-    return Ram("rom", depth, width, ceil(patterns * (1 - (1 - 1 / (patterns + 1)) ** width)) if patterns else None)
+    patterns = (1 << depth) - 2 if depth <= FEW_WORDS else 0
+    return Ram("rom", depth, width, ceil(patterns * (1 - (1 - 1 / (patterns + 2)) ** width)) if patterns else None)
 
 
 def _memory(ram: Ram, family: Family) -> Amounts:
     """LUTs, flip-flops and block RAMs."""
     if not ram.depth or not ram.width:
         return 0.0, 0.0, 0
+    if ram.depth == 1 and ram.kind == "comb":
+        return 0.0, ram.width, 0
     memories = MEMORIES[family]
     blocks, rows = memories.blocks(ram.depth, ram.width)
     if ram.kind == "rom":
         if ram.depth * ram.width / memories.rom_bits > blocks * memories.block_cost:
             return rows_muxed(rows, ram.width), float(rows > 1), blocks
         columns = ram.width if ram.columns is None else ram.columns
-        return columns * memories.rom_luts(ram.depth), columns, 0
-    if ram.kind == "sync" and memories.ram_cost(ram.depth, ram.width) > blocks * memories.block_cost:
+        parts = columns * -(-ram.depth // memories.rom) if ram.parts is None else ram.parts
+        return parts * memories.part_luts(ram.depth), columns, 0
+    dear = blocks * memories.block_cost + COLLISION_COST * memories.collides
+    if ram.kind == "sync" and memories.ram_cost(ram.depth, ram.width) > dear:
         lut, ff = rows_muxed(rows, ram.width), float(rows > 1)
         if memories.collides:  # what is read while it is written comes from registers beside the block
             lut, ff = lut + ram.width + bits(ram.depth), ff + 2 * ram.width + bits(ram.depth) + 2
@@ -246,10 +282,11 @@ class Memories:
             (-(-depth // words) * -(-width // lanes) * size, -(-depth // words)) for words, lanes, size in self.shapes
         )
 
-    def rom_luts(self, depth: int) -> float:
-        """LUTs of a column of a constant memory."""
-        banks = -(-depth // self.rom)
-        return banks * (1 + 0.22 * max(0.0, log2(depth / self.free)))
+    def part_luts(self, depth: int) -> float:
+        """LUTs of a part of a column: of few words registers do most, of many the choice among parts costs as well."""
+        if depth <= FEW_WORDS:
+            return 0.3 if depth <= FEW_WORDS // 2 else 0.9
+        return 1 + 0.22 * max(0.0, log2(depth / self.free))
 
     def banks(self, depth: int, width: int) -> tuple[int, int]:
         """Memories in LUTs: of a row, and rows."""
@@ -283,6 +320,7 @@ MEMORIES = {
         rom_bits=64, block_cost=129, lut_cost=16, rom=64, free=256, choice=4, collides=False,
     ),
 }  # fmt: skip
+COLLISION_COST = 12  # of what helps a block RAM where reads and writes may meet
 MOST_COMPARED, FEW_WORDS = 1024, 8
 
 
@@ -308,8 +346,19 @@ def bits(count: int) -> int:
 
 
 def carry(width: int) -> int:
-    """Bits of an adder as carry chains hold them, in pairs."""
+    """Bits of a comparison as carry chains hold them, in pairs."""
     return width + width % 2
+
+
+def adder(width: int, family: Family, *, grows: bool = True) -> int:
+    """LUTs of an adder; its operands have a bit less where it `grows`. Yosys leaves short ones of ECP5 to plain logic."""
+    if family == "ecp5":
+        short = FEW_BITS_GROWING if grows else FEW_BITS
+        return short[width] if width < len(short) else carry(width)
+    return width
+
+
+FEW_BITS_GROWING, FEW_BITS = (0, 1, 2, 3, 7), (0, 1, 2, 6, 14)  # LUTs by bits
 
 
 def delay(width: int, cycles: int, family: Family) -> tuple[int, int]:
@@ -362,11 +411,17 @@ def _(block: Fork, family: Family) -> Made:
     return Made("Fork", {"control": 1, "copies": block.copies}, {"registers": block.bus.bits + 1 + block.copies})
 
 
+FEW_PARTS = 8  # of which one is chosen in logic that each bit has for itself
+
+
 @made.register
 def _(block: Narrow, family: Family) -> Made:
     held, given = block.bus.bits, block.outputs[0].bits
     left, beats = bits(max(2, block.bus.lanes // block.lanes)), len(block.pieces)
-    lut = {"control": 1, "choice": held - given, "counter": left + bits(beats)}
+    ratio = block.bus.lanes // block.lanes
+    choice = 2 * (held - given) + given * (ratio > 1)
+    few = 2 < ratio <= FEW_PARTS
+    lut = {"control": 1, "choice": choice * (not few), "choice_of_few": choice * few, "counter": left + bits(beats)}
     return Made("Narrow", lut, {"registers": held + 1 + (left if held > given else 0) + bits(beats)})
 
 
@@ -382,7 +437,10 @@ def _(block: Widen, family: Family) -> Made:
 def _(block: Concat, family: Family) -> Made:
     count = len(block.runs)
     turn, left = bits(max(2, count)), bits(max(2, *block.runs))
-    lut = {"control": 1, "choice": (count - 1) * block.out.bits, "counter": turn + left, "inputs": count}
+    lut = {
+        "control": 1, "choice": block.out.bits * (count == 2), "choice_of_3": block.out.bits * (count == 3),
+        "choice_of_more": block.out.bits * count * (count > 3), "counter": turn + left,
+    }  # fmt: skip
     return Made("Concat", lut, {"registers": 1 + block.out.bits + turn + left})
 
 
@@ -432,7 +490,8 @@ def _(block: Window, family: Family) -> Made:
     long = [gap for gap in gaps if gap > SHORT]
     words = 1 + sum(gap for gap in gaps if gap <= SHORT)
     need = max(block.span, block.frame, *(w for _, w in block.moves)).bit_length()
-    axes = grid(count for count, _ in block.moves)
+    counts = any(count > 1 and words != block.frame for count, words in block.moves)
+    axes = grid(count for count, _ in block.moves if counts)
     places = sum(bits(gap) for gap in set(long))
     srl, kept = 0, block.i.bits * words
     if family == "xcup":
@@ -476,21 +535,34 @@ def frame(block: Any) -> tuple[dict[str, float], int]:
     return {"control": 1, "counter": period + wait}, period + wait
 
 
-def additions(terms: int, width: int) -> tuple[int, int]:
-    """Adder bits and registers of `hw.arithmetic.summed`."""
-    adders, registers = (terms - 1) * carry(width), 0
+Span = tuple[int, int]  # lowest and highest bit, not counted, of a number
+
+
+def additions(terms: Sequence[Span], width: int, family: Family) -> tuple[int, int, int]:
+    """LUTs of adders, bits that join a third number to a sum, and registers of `hw.arithmetic.summed`."""
+    alone, joined, registers = 0, 0, 0
     while True:
-        terms = -(-terms // OPERANDS)
-        registers += terms * width
-        if terms == 1:
-            return adders, registers
+        groups = [terms[k : k + OPERANDS] for k in range(0, len(terms), OPERANDS)]
+        terms = [(min(low for low, _ in g), min(width, max(high for _, high in g) + len(g) - 1)) for g in groups]
+        for group, (_, high) in zip(groups, terms, strict=True):
+            above = high - sorted(low for low, _ in group)[-1]
+            alone += adder(above, family) * (len(group) > 1)
+            joined += above * (len(group) > 2)
+        registers += sum(high - low for low, high in terms)
+        if len(terms) == 1:
+            return alone, joined, registers
+
+
+def spans(bus_width: int, factor: int) -> list[Span]:
+    """The terms of ``factor * x``."""
+    return [(position, position + bus_width) for position, _ in signed_digits(factor)]
 
 
 @made.register
 def _(block: AddScaled, family: Family) -> Made:
-    terms = sum(len(signed_digits(factor)) for factor in block.factors)
-    adders, registers = additions(terms, block.o.width)
-    lut = {"control": 1, "adders": block.o.lanes * adders}
+    terms = spans(block.i0.width, block.factors[0]) + spans(block.i1.width, block.factors[1])
+    alone, joined, registers = additions(terms, block.o.width, family)
+    lut = {"control": 1, "adders": block.o.lanes * alone, "joined": block.o.lanes * joined}
     held = block.i0.bits + block.i1.bits + 2
     flags = block.work - 1
     return Made(
@@ -504,12 +576,13 @@ def _(block: AddScaled, family: Family) -> Made:
 @made.register
 def _(block: ArgMax, family: Family) -> Made:
     width, lanes, index = block.i.width, block.i.lanes, block.o.width
+    fills = int(block.channels % lanes > 0)  # a bit that says whether an element is there
     compared, chosen, held, nodes = 0, 0, 0, lanes
     for level in range(1, block.levels + 1):
         pairs, nodes = nodes // 2, -(-nodes // 2)
         compared += pairs * carry(width + 1)
         chosen += pairs * (width + level)
-        held += nodes * (width + level + 1)
+        held += nodes * width + pairs * level + (nodes - pairs) * (level - 1) + fills
     lut = {
         "control": 1,
         "compared": compared + carry(width + 1),
@@ -525,7 +598,7 @@ def _(block: ArgMax, family: Family) -> Made:
 def _(block: Table, family: Family) -> Made:
     lut, counted = frame(block)
     offset = block.params.lane_width
-    lut |= {"adders": block.i.lanes * carry(offset) if block.depth > 1 else 0}
+    lut |= {"adders": block.i.lanes * adder(offset, family, grows=False) if block.depth > 1 else 0}
     ff = {"registers": min(offset, block.i.width) * block.i.lanes + counted + 2}
     return Made("Table", lut, ff, parts=[outbox(block.o.bits, block.places)])
 
@@ -558,12 +631,17 @@ def _(block: Comparators, family: Family) -> Made:
 def _(block: Quotient, family: Family) -> Made:
     lut, counted = frame(block)
     lanes, n, width = block.i.lanes, block.numerator_width, block.quotient_width
-    adders, registers = additions(len(signed_digits(block.multiplier)) + 1, n)
+    x = block.i.width + (block.negate is not False and not block.i.signed)
+    alone, joined, registers = additions([*spans(x, block.multiplier), (0, block.addend_width)], n, family)
     ahead = block.ahead - 1
     limits = block.limits.width
     shift, flip = delay(bits(block.period) * bool(limits), ahead, family)
     kept = flip + bits(block.period) * bool(limits)
-    lut |= {"opening": lanes * adders, "negate": lanes * block.i.width * (block.negate is None)}
+    lut |= {
+        "opening": lanes * alone,
+        "joined": lanes * joined,
+        "negate": lanes * block.i.width * (block.negate is None),
+    }
     correction_lut, correction = delay(block.correction_width, ahead, family)
     ends_lut, ends = delay(block.correction_width, 2, family)
     lane = block.i.width + registers + correction + ends
@@ -607,10 +685,9 @@ def _(block: Quotient, family: Family) -> Made:
 
 @made.register
 def _(block: Serial, family: Family) -> Made:
-    taps = serial_taps(block)
-    srl, waits = 0, 0
-    for places in taps.values():
-        luts, registers = chain(1, 0, places, family)
+    taps, srl, waits = serial_taps(block), 0, 0
+    for (value, _), tap in taps.items():
+        luts, registers = tap.line(family, begins=value >= block.graph.inputs)
         srl, waits = srl + luts, waits + registers
     used = len({value for value, _ in taps if value < block.graph.inputs})
     masks = sum(n.left is not None and n.left_shift > 0 for n in block.nodes) + sum(
@@ -631,28 +708,55 @@ def serial(
     held = inputs * -(-in_width // digit) * digit
     phase = bits(interval)
     lut = {
-        "control": 1, "phase": phase, "adders": adders, "digits": adders * (digit - 1), "masks": masks * digit,
-        "inputs": held, "shift": shift,
+        "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1), "masks": masks * digit, "inputs": held - inputs * digit, "heads": inputs * digit, "shift": shift,
     }  # fmt: skip
     state = 3 + phase + depth + interval + max(0, depth - 1)
     registers = adders * (digit + 1) + held + rows * interval * digit + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 
 
-def serial_taps(block: Serial) -> dict[tuple[int, int], set[int]]:
-    """By value and bit of a digit, after how many cycles it is read."""
-    taps: dict[tuple[int, int], set[int]] = {}
-    reads = [
-        (value, shift, node.level - 1)
-        for node in block.nodes
-        for value, shift in ((node.left, node.left_shift), (node.right, node.right_shift))
-        if value is not None
-    ]
-    reads += [(*row, block.depth) for row in block.rows if row is not None]
-    for value, shift, time in reads:
+@dataclass
+class Taps:
+    """After how many cycles a bit is read by adders, and by how many results."""
+
+    adders: set[int] = field(default_factory=set)
+    results: Counter[int] = field(default_factory=Counter)
+
+    def longest(self) -> int:
+        """Registers behind the bit's own."""
+        return max(*self.adders, *self.results, 0, 0)
+
+    def line(self, family: Family, *, begins: bool) -> tuple[int, int]:
+        """LUTs and flip-flops of the delay; shift registers may take in the bit's own, where it begins, and a result's."""
+        srl, registers, at = 0, 0, -1 if begins else 0
+        for tap in sorted(self.adders | set(self.results)):
+            length = tap - at
+            ends = tap not in self.adders and self.results[tap] == 1
+            if family == "xcup" and length and length + ends >= SHIFT_REGISTER:
+                srl, registers = srl + 1, registers - ends
+            else:
+                registers += length
+            at = tap
+        return srl, registers - begins
+
+
+def serial_taps(block: Serial) -> dict[tuple[int, int], Taps]:
+    """How each bit of each value's digits is read."""
+    taps: dict[tuple[int, int], Taps] = defaultdict(Taps)
+
+    def places(value: int, shift: int, time: int) -> Iterator[tuple[Taps, int]]:
         for bit in range(block.digit):
             back, source = divmod(bit - shift, block.digit)
-            taps.setdefault((value, source), set()).add(time - block.level(value) - back)
+            yield taps[value, source], time - block.level(value) - back
+
+    for node in block.nodes:
+        for value, shift in ((node.left, node.left_shift), (node.right, node.right_shift)):
+            if value is not None:
+                for tap, place in places(value, shift, node.level - 1):
+                    tap.adders.add(place)
+    for row in {row for row in block.rows if row is not None}:
+        for tap, place in places(*row, block.depth):
+            tap.results[place] += 1
     return taps
 
 
@@ -686,7 +790,7 @@ def _(block: Parallel, family: Family) -> Made:
         if v < first:
             registers += block.i.width if taps else 0
             continue
-        size = carry(max(0, widths[v] - free_bits(block.nodes[v - first])))
+        size = adder(max(0, widths[v] - free_bits(block.nodes[v - first])), family)
         if taps == [start]:  # added on in the same cycle, and nothing else: one sum of three
             joined += size
         else:
@@ -714,28 +818,29 @@ def free_bits(node: Node) -> int:
 def _(block: Engine, family: Family) -> Made:
     lanes, pes = block.lanes, block.o.lanes
     added, held, signs = tree(lanes)
-    digits, width = pes * lanes.simd, block.i.width + lanes.doubles
-    odd = pes * (lanes.simd // 2)
-    booth = digits * (not lanes.is_ternary) if block.weighted else 0
-    place, move = bits(block.depth), max(block.frame, *(w for _, w in block.moves)).bit_length()
-    level = max(block.depth, block.frame, *(w for _, w in block.moves)).bit_length() + 2
-    axes = grid(count for count, _ in block.moves)
-    entry, tile = bits(block.entries), bits(block.tiles) if block.weighted else 0
+    digits, width = pes * lanes.simd * block.weighted, block.i.width + lanes.doubles
+    odd, multi = pes * (lanes.simd // 2), lanes.passes > 1
+    booth = digits * (not lanes.is_ternary)
+    sums = block.kind != "max"
+    place, steps = bits(block.depth), [words for count, words in block.moves if count > 1 and words != block.frame]
+    move, level = max(block.frame, *steps, 0).bit_length(), max(block.depth, block.frame, *steps, 0).bit_length() + 2
+    axes = grid(count for count, _ in block.moves if steps)
+    entry, tile = bits(block.entries), bits(block.tiles) * block.weighted
     lut = {
         "control": 1, "tree": pes * added, "terms": odd * width, "booth": booth, "passes": booth * (lanes.passes - 1),
-        "doubles": digits * block.i.width * lanes.doubles, "sums": pes * carry(block.o.width + 1),
-        "shifted": block.o.bits * (lanes.passes - 1), "max": block.o.bits * (block.kind == "max"),
+        "doubles": digits * block.i.width * lanes.doubles, "sums": pes * carry(block.o.width + 1) * sums,
+        "shifted": block.o.bits * (lanes.passes - 1), "max": pes * carry(block.o.width) * (not sums),
         "counter": entry + tile + axes["counter"] + move, "levels": 2 * level,
         "places": place * (1 if block.depth & (block.depth - 1) == 0 else 5), "axes": axes["axes"],
     }  # fmt: skip
     terms = (digits - odd) * width + (block.i.lanes // 2 * block.i.width if lanes.simd > 1 else 0)
-    flags = (odd * (1 + lanes.doubles) + digits) if block.weighted else 0
-    multi = lanes.passes > 1
+    flags = odd * (1 + lanes.doubles) + digits if block.weighted else 0
     registers = block.i.bits + terms + flags + pes * (held + signs * block.weighted) + block.o.bits
-    if multi:
-        registers += block.o.bits + pes
-    sequencer = entry + 1 + 2 * place + place + axes["counter"] + 1 + move + 2 * level + 3 * tile
-    ff = {"registers": registers, "control": sequencer + (4 + lanes.digit_width) * (4 + lanes.tree_stages + multi)}
+    registers += (block.o.bits + pes) * multi
+    after = 1 + lanes.tree_stages + multi if block.weighted else int(not sums)
+    sequencer = entry + 3 * place + axes["counter"] + 1 + move * bool(steps) + 2 * level + 3 * tile
+    control = 2 * (3 + after) + 2 + lanes.digit_width * (3 + (after if multi else 0)) + 4 * (not sums)
+    ff = {"registers": registers, "control": sequencer + control}
     ring = Ram("sync", block.depth, block.i.bits)
     return Made("Engine", lut, ff, [ring], [outbox(block.o.bits, block.places)])
 
@@ -783,7 +888,7 @@ def estimate_serial(
         adders=adders, inputs=inputs, in_width=in_width, rows=rows, out_width=out_width, digit=digit,
         depth=depth(adders, rows), waits=_typical()["waits"] * adders * digit,
     )  # fmt: skip
-    return _rounded(_total(of, family))
+    return _rounded(_inside(of, _known(family)))
 
 
 def estimate_parallel(
@@ -801,7 +906,7 @@ def estimate_parallel(
     added = adders * mean
     joined = known["joined"] * added if spacing > 1 else 0.0
     registers = known["registers"] * added / spacing + inputs * in_width
-    return _rounded(_total(parallel(added - joined, joined, registers, -(-levels // spacing)), family))
+    return _rounded(_inside(parallel(added - joined, joined, registers, -(-levels // spacing)), _known(family)))
 
 
 def depth(adders: float, rows: int) -> int:

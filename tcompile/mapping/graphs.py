@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp
+from math import exp, log
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def guessed_adders(layer: Linear) -> int:
     """
     density = layer.digits / max(1, layer.weights.size * layer.planes) * (0.8 if layer.planes > 1 else 1)
     unshared = layer.digits - int(np.count_nonzero(layer.weights.any(axis=(2, 3))))
-    return min(unshared, round(1.2 * layer.digits**0.942 * exp(-density)))
+    return min(unshared, round(1.2 * exp(0.942 * log(max(1, layer.digits)) - density)))
 
 
 def adder_graph(layer: Linear, fold: Fold, bounds: tuple[int, int]) -> AdderGraph:
@@ -89,8 +89,7 @@ def adder_graph(layer: Linear, fold: Fold, bounds: tuple[int, int]) -> AdderGrap
 @lru_cache(maxsize=256)
 def _searched(content: bytes, shape: tuple[int, int], form: Form, bounds: tuple[int, int]) -> AdderGraph:
     matrix = np.frombuffer(content, np.int64).reshape(shape)
-    cost = "serial" if form == "serial" else "bits"
-    return search(matrix, Objective(cost=cost, bounds=bounds))
+    return search(matrix, Objective("serial" if form == "serial" else "bits", bounds))
 
 
 def _spread(graph: AdderGraph, used: np.ndarray, lanes: int) -> AdderGraph:

@@ -100,13 +100,22 @@ class Linear:
         return self.planes > 1 or bool((self.weights == -2).any())
 
     @cached_property
+    def nonzero(self) -> tuple[np.ndarray, ...]:
+        """For each plane, which weights' Booth digits are not zero."""
+        return tuple(booth_digits(self.weights, d) != 0 for d in range(self.planes))
+
+    @property
     def digits(self) -> int:
         """Booth digits of all weights that are not zero."""
-        return sum(int(np.count_nonzero(booth_digits(self.weights, d))) for d in range(self.planes))
+        return sum(int(np.count_nonzero(plane)) for plane in self.nonzero)
 
     def is_packed(self, fold: Fold) -> bool:
         """Whether a row of the window comes as one position, since its channels alone do not fill the lanes."""
         return fold.form == "engine" and self.groups == 1 and self.kernel[-1] > 1 and fold.simd > self.channels
+
+    def lanes_in(self, fold: Fold) -> int:
+        """Elements of a beat of the input as the hardware takes it."""
+        return fold.pe if self.is_depthwise and fold.form == "engine" else fold.simd
 
     def limits(self, form: Form = "engine") -> tuple[int, int]:
         """Largest PE and SIMD."""

@@ -20,7 +20,7 @@ from tcompile.mapping.plan import Plan, Task, planned, searched
 
 __all__ = ["Menu", "Offer", "menu", "price"]
 
-LUCK = 0.75  # of a guess: what a search may find at best
+LUCK, TRIFLE = 0.75, 50  # a search may find so much of a guess at best, and so many LUTs less where graphs are tiny
 
 
 def price(resources: Resources) -> float:
@@ -54,13 +54,15 @@ class Offer:
     @property
     def least(self) -> float:
         """The price, or what it may be after a lucky search."""
-        return price(self.resources) * (LUCK if self.is_guess else 1)
+        return price(Resources(*self.needs))
 
     @property
     def needs(self) -> tuple[int, int, int]:
         """LUTs, flip-flops and block RAMs, or what they may be after a lucky search."""
-        r, luck = self.resources, LUCK if self.is_guess else 1
-        return int(r.lut * luck), int(r.ff * luck), r.bram
+        r = self.resources
+        if not self.is_guess:
+            return r.lut, r.ff, r.bram
+        return max(0, int(LUCK * r.lut) - TRIFLE), max(0, int(LUCK * r.ff) - TRIFLE), r.bram
 
 
 class Menu:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isqrt
 
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
-from tcompile.mapping.cycles import Cycles, predict
+from tcompile.mapping.cycles import Cycles, cycles_of
 from tcompile.mapping.design import Design
 from tcompile.mapping.devices import Device
 from tcompile.mapping.estimate import Family, Resources, estimate
@@ -16,7 +17,7 @@ from tcompile.mapping.menu import Menu, menu
 from tcompile.mapping.permute import Order, permutation
 from tcompile.mapping.place import Recipe, place
 from tcompile.mapping.plan import Choice, Plan, Task, checked, plan_as_asked, tasks
-from tcompile.mapping.queues import queue_depths
+from tcompile.mapping.queues import sized
 from tcompile.mapping.solver import Solution, fastest, fitting, least
 
 __all__ = ["Mapped", "map_network", "plan_layers"]
@@ -178,16 +179,47 @@ def _chosen(menus: Mapping[str, Menu], budget: int, device: Device | None, besid
 
 
 def _fitting(graph: Graph, choice: Choice, menus: Mapping[str, Menu], device: Device) -> Mapped:
-    """The fastest hardware that fits with all that stands between the layers, which only a whole design tells."""
-    besides = Resources()
+    """The fastest hardware that fits with all that stands between the layers, which only a whole design tells.
+
+    What stands between the layers of one choice is set aside for the next, until a design fits; then budgets between
+    its own and one that failed are tried.
+    """
+    besides, failed, high = Resources(), 0, max((m.slowest for m in menus.values()), default=1)
+    best: Mapped | None = None
     for _ in range(ATTEMPTS):
-        solution = fastest(menus, device, besides)
+        try:
+            solution = fastest(menus, device, besides)
+        except UsageError:
+            if not failed:
+                raise
+            break  # what is slower may have less between its layers
         mapped = _mapped(graph, choice, solution.plans)
         if device.holds(mapped.total()):
-            return mapped
-        found = _besides(mapped, solution)
-        besides = Resources(*(max(getattr(besides, k), getattr(found, k)) for k in KINDS))
-    raise UsageError(_too_large(mapped, device))
+            best, high = mapped, solution.budget
+            break
+        besides, failed = _besides(mapped, solution), max(failed, solution.budget)
+    if best is None:
+        best = _mapped(graph, choice, _chosen(menus, high, device, besides).plans)
+    if not device.holds(best.total()):
+        raise UsageError(_too_large(best, device))
+    return _faster(graph, choice, menus, (failed, high), best) if failed else best
+
+
+def _faster(graph: Graph, choice: Choice, menus: Mapping[str, Menu], between: tuple[int, int], best: Mapped) -> Mapped:
+    """The fastest design that fits of some budgets between one that fails and that of a design that fits."""
+    device = choice.target
+    assert device is not None
+    low, high = between
+    for _ in range(ATTEMPTS):
+        middle = isqrt(low * high)
+        if not low < middle < high:
+            break
+        mapped = _mapped(graph, choice, _chosen(menus, middle, device, Resources()).plans)
+        if device.holds(mapped.total()):
+            best, high = mapped, middle
+        else:
+            low = middle
+    return best
 
 
 def _besides(mapped: Mapped, solution: Solution) -> Resources:
@@ -215,8 +247,8 @@ def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan]) -> Mapped:
     graphs = {name: plan.graph for name, plan in plans.items() if plan.graph is not None}
     recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace, graphs=graphs)
     design = place(graph, recipe)
-    depths = queue_depths(design)
+    depths, seen = sized(design)
     if depths:
         recipe = replace(recipe, depths=depths)
         design = place(graph, recipe)
-    return Mapped(design, recipe, plans, predict(design), graph, choice.family)
+    return Mapped(design, recipe, plans, cycles_of(design, seen), graph, choice.family)

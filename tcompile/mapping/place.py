@@ -228,7 +228,7 @@ class _Placer:
                 layer, fold = linear(user, layout), self.recipe.folds[user.name]
                 if layer.is_packed(fold):
                     return layer.channels
-                return fold.pe if layer.is_depthwise else fold.simd
+                return layer.lanes_in(fold)
             if isinstance(user, (I.Requantize, I.AddScaled, I.Reshape, I.MaxPool, I.SumPool)):
                 return min(self.wanted(user.name), layout.channels)
         return min(self.recipe.lanes, layout.channels)
@@ -296,8 +296,7 @@ class _Placer:
         value = node.inputs[0]
         if layer.is_packed(fold):
             return self.packed(node, layer, fold, self.take(value, layer.channels, layer.needs))
-        lanes = fold.pe if layer.is_depthwise else fold.simd
-        stream = self.take(value, lanes, layer.needs)
+        stream = self.take(value, layer.lanes_in(fold), layer.needs)
         return self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
 
     def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> Stream:

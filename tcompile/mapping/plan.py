@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import gcd, prod
 
 import numpy as np
 
 from hw.adders import AdderGraph
-from hw.engine import booth_digits
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
@@ -28,7 +27,19 @@ from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.schedule import tiled
 
-__all__ = ["Choice", "Plan", "Rival", "Task", "checked", "labels", "plan_as_asked", "planned", "searched", "tasks"]
+__all__ = [
+    "Choice",
+    "Follower",
+    "Plan",
+    "Rival",
+    "Task",
+    "checked",
+    "labels",
+    "plan_as_asked",
+    "planned",
+    "searched",
+    "tasks",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,24 @@ class Choice:
         return self.target.family if self.target is not None else "ecp5"
 
 
+@dataclass(frozen=True)
+class Follower:
+    """An operation that works on a layer's lanes: a requantizer, a pool, an addition.
+
+    Parameters
+    ----------
+    node : Node
+    sources : tuple of IntType
+        What comes into it.
+    layout : Layout
+        How its result travels.
+    """
+
+    node: Node
+    sources: tuple[IntType, ...]
+    layout: Layout
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A linear layer that needs hardware.
@@ -85,8 +114,8 @@ class Task:
         What comes in, and what it makes of it.
     pools : tuple of (int, int)
         (cycles per word, channels) of the pools behind it that take its lanes as they come.
-    requantizers : tuple of (Requantize, Layout)
-        Directly behind it.
+    behind : tuple of Follower
+        All that takes its lanes as they come, up to the next layer.
     """
 
     label: str
@@ -94,15 +123,17 @@ class Task:
     source: IntType
     out: IntType
     pools: tuple[tuple[int, int], ...] = ()
-    requantizers: tuple[tuple[I.Requantize, Layout], ...] = ()
+    behind: tuple[Follower, ...] = ()
 
     @classmethod
     def of(cls, graph: Graph, node: Node, layer: Linear, label: str, known: Mapping[str, Layout]) -> Task:
         """The task of a node, its neighbours looked up."""
         source, out = graph[node.inputs[0]].type, node.type
         assert isinstance(source, IntType) and isinstance(out, IntType)
-        behind = tuple((n, known[n.name]) for n in graph.consumers[node.name] if isinstance(n, I.Requantize))
-        return cls(label, layer, source, out, tuple(_pools(graph, node.name)), behind)
+        behind = tuple(_behind(graph, node.name, known))
+        pools = (f.node for f in behind if isinstance(f.node, (I.MaxPool, I.SumPool)))
+        cycles = tuple((prod(_type(n).shape[2:]) * prod(n.kernel), _type(n).shape[1]) for n in pools)
+        return cls(label, layer, source, out, cycles, behind)
 
 
 @dataclass(frozen=True)
@@ -181,11 +212,10 @@ class Plan:
     def beats(self) -> int:
         """Input or output beats of a frame, whichever are more."""
         layer, fold = self.layer, self.fold
-        lanes = fold.pe if layer.is_depthwise and fold.form == "engine" else fold.simd
         if layer.is_packed(fold):
             taken = self._packed_beats
         else:
-            taken = prod(layer.padded_grid) * -(-layer.groups * layer.channels // lanes)
+            taken = prod(layer.padded_grid) * -(-layer.groups * layer.channels // layer.lanes_in(fold))
         return max(taken, self.positions * -(-layer.MH // fold.pe))
 
     @property
@@ -311,12 +341,10 @@ def planned(task: Task, fold: Fold) -> Plan:
     if fold.form != "engine":
         word = -(-task.out.width // fold.digit) if fold.form == "serial" else 1
         return Plan(task.label, layer, fold, word=word)
-    tiles = tiled(layer, fold)
-    digits = sum((booth_digits(tiles, d) != 0).any(axis=(2, 3)).astype(np.int64) for d in range(layer.planes))
-    per_block = np.maximum(np.asarray(digits).sum(axis=1), 1)
-    kept = int((tiles != 0).any(axis=(2, 3)).sum())
-    count = tiles.shape[0] * tiles.shape[1]
-    return Plan(task.label, layer, fold, count, kept, int(per_block.sum()), int(per_block.min()))
+    planes = [tiled(layer, fold, plane).any(axis=(2, 3)) for plane in layer.nonzero]
+    per_block = np.maximum(np.sum([plane.sum(axis=1) for plane in planes], axis=0), 1)
+    kept = int(np.any(planes, axis=0).sum())
+    return Plan(task.label, layer, fold, planes[0].size, kept, int(per_block.sum()), int(per_block.min()))
 
 
 def searched(task: Task, plan: Plan) -> Plan:
@@ -324,19 +352,18 @@ def searched(task: Task, plan: Plan) -> Plan:
     return replace(plan, graph=adder_graph(task.layer, plan.fold, input_bounds(task.layer, task.source)))
 
 
-def _pools(graph: Graph, name: str) -> list[tuple[int, int]]:
-    """(cycles per word, channels) of the pools behind a layer that take its lanes as they come."""
-    found, users = [], list(graph.consumers[name])
-    while users:
-        node = users.pop()
-        if isinstance(node, (I.MaxPool, I.SumPool)):
-            shape = _shape(node)
-            found.append((prod(shape[2:]) * prod(node.kernel), shape[1]))
-        if isinstance(node, (I.MaxPool, I.SumPool, I.Requantize, I.AddScaled)):
-            users += graph.consumers[node.name]
-    return found
+def _behind(graph: Graph, name: str, known: Mapping[str, Layout]) -> Iterator[Follower]:
+    """What takes the lanes of a layer as they come, before the next layer; an addition takes those of its first input."""
+    values = [name]
+    while values:
+        value = values.pop()
+        for node in graph.consumers[value]:
+            first = isinstance(node, I.AddScaled) and node.inputs[0] == value
+            if first or isinstance(node, (I.MaxPool, I.SumPool, I.Requantize)):
+                yield Follower(node, tuple(_type(graph[i]) for i in node.inputs), known[node.name])
+                values.append(node.name)
 
 
-def _shape(node: Node) -> tuple[int, ...]:
+def _type(node: Node) -> IntType:
     assert isinstance(node.type, IntType)
-    return node.type.shape
+    return node.type

@@ -19,29 +19,32 @@ from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.reorder import Reorder
 from hw.window import Window
-from tcompile.mapping.cycles import FRAMES, transfers
+from tcompile.mapping.cycles import FRAMES, Transfers, transfers
 from tcompile.mapping.design import Design
 
-__all__ = ["queue_depths"]
+__all__ = ["queue_depths", "sized"]
 
 
 def queue_depths(design: Design) -> dict[str, int]:
     """Places of every queue, by instance name; 2 at least."""
+    return sized(design)[0]
+
+
+def sized(design: Design) -> tuple[dict[str, int], Transfers]:
+    """Places of every queue, and the run that needed them: queues of these depths give the same one."""
     endless = _shorter_branches(design)
-    if not endless:
-        return {}
-    times = transfers(design, FRAMES, endless).streams
-    while full := _full(design, times, endless):
+    seen = transfers(design, FRAMES, endless)
+    while endless and (full := _full(design, seen.streams, endless)):
         endless += full
-        times = transfers(design, FRAMES, endless).streams
+        seen = transfers(design, FRAMES, endless)
     by_name = {i.name: i for i in design.instances}
     depths = {}
     for name in endless:
         queue = by_name[name]
-        taken, given = (np.array(times[s]) for s in (queue.inputs[0], queue.outputs[0]))
+        taken, given = (np.array(seen.streams[s]) for s in (queue.inputs[0], queue.outputs[0]))
         free_again = np.searchsorted(given + 1, taken, side="right")
         depths[name] = max(2, int((np.arange(len(taken)) - free_again).max()) + 1)
-    return depths
+    return depths, seen
 
 
 def _full(design: Design, times: Mapping[str, list[int]], endless: list[str]) -> list[str]:

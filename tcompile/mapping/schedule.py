@@ -53,17 +53,22 @@ def engine_geometry(layer: Linear, fold: Fold) -> Geometry:
         words = -(-layer.kernel[-1] * layer.channels // fold.simd)
         kernel, strides, dilations = ((*part[:-1], 1) for part in (layer.kernel, layer.strides, layer.dilations))
         return Geometry(grid, kernel, strides, dilations, words)
-    words = -(-layer.groups * layer.channels // (fold.pe if layer.is_depthwise else fold.simd))
+    words = -(-layer.groups * layer.channels // layer.lanes_in(fold))
     return Geometry(layer.padded_grid, layer.kernel, layer.strides, layer.dilations, words)
 
 
-def tiled(layer: Linear, fold: Fold) -> np.ndarray:
+def tiled(layer: Linear, fold: Fold, weights: np.ndarray | None = None) -> np.ndarray:
     """Weights cut into tiles: (row blocks, groups' taps x channel words in window order, PE, SIMD).
 
     A depthwise layer's row block is PE channels with one weight each per tap. A packed layer's taps along the last
     axis are channels.
+
+    Parameters
+    ----------
+    weights : array (groups, rows, taps, channels), optional
+        Something about each weight, to be cut in their place.
     """
-    weights = layer.weights
+    weights = layer.weights if weights is None else weights
     if layer.is_depthwise:
         w = weights[:, 0, :, 0]
         w = np.pad(w, [(0, -len(w) % fold.pe), (0, 0)])
