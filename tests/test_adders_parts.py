@@ -87,4 +87,4 @@ def test_cost_of_a_graph():
     assert delays(GRAPH) == 2 + 2  # input 2 until level 2; value 3 until the last output
     assert cost(GRAPH, Objective("adders")) == 4
     assert cost(GRAPH, Objective("bits", (0, 15))) == 24
-    assert cost(GRAPH, Objective("serial")) == 8
+    assert cost(GRAPH, Objective("serial")) == 12

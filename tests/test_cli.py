@@ -34,8 +34,8 @@ KEYS = {
     "tools": "tcompile onnxruntime onnx numpy python",
 }
 LAYER_KEYS = (
-    "name op onnx_nodes MH MW PE SIMD form digit planes tiles tiles_kept positions cycles_predicted cycles_simulated"
-    " additions_dense additions_done lut_estimate ff_estimate bram_estimate"
+    "name op onnx_nodes MH MW PE SIMD form digit adders planes tiles tiles_kept positions cycles_predicted cycles_simulated"
+    " additions_dense additions_done lut_estimate ff_estimate bram_estimate choices"
 )
 
 

@@ -27,8 +27,9 @@ from tcompile.ir.integer import Input
 from tcompile.ir.interpret import interpret
 from tcompile.ir.requantizers import Comparators, Division, Shift, Table
 from tcompile.mapping.design import Design, Edge
+from tcompile.mapping.folding import Folding, Wish
 from tcompile.mapping.network import map_network
-from tcompile.mapping.plan import Choice
+from tcompile.mapping.plan import Choice, labels
 from tcompile.simulate.netlist import netlist
 from tcompile.simulate.verilator import find_tools
 from tests.command import DIGITS
@@ -73,7 +74,13 @@ def corrected_division() -> Division:
 @pytest.fixture(name="blocks", scope="module")
 def _blocks() -> tuple[Graph, Design]:
     graph = every_block()
-    return graph, map_network(graph, Choice(2, 4)).design
+    return graph, map_network(graph, mixed(graph)).design
+
+
+def mixed(graph: Graph) -> Choice:
+    """A choice with layers of all three forms."""
+    *_, grouped, last = (label for name, label in labels(graph).items() if graph[name].op == "Conv")
+    return Choice(2, 4, Folding({grouped: Wish(form="parallel"), last: Wish(form="serial")}))
 
 
 @pytest.fixture(name="digits", scope="module")
@@ -245,10 +252,9 @@ def test_icarus_computes_what_the_interpreter_does(rtl, blocks, tmp_path):
 
 def test_icarus_with_another_weight_wrong(copy, blocks, tmp_path):
     folder = copy("blocks")
-    memory = next(iter(sorted(folder.glob("*_weights.mem"))))
-    words = memory.read_text().split()
-    words[0] = f"{int(words[0], 16) ^ 1:x}"
-    memory.write_text("\n".join(words))
+    for memory in folder.glob("*_weights.mem"):
+        words = [f"{int(word, 16) ^ 1:x}" for word in memory.read_text().split()]
+        memory.write_text("\n".join(words))
     assert simulated(folder, *blocks, tmp_path).startswith("FAIL")
 
 
@@ -382,5 +388,6 @@ def test_two_builds_are_identical(digits, seed, tmp_path):
 def test_other_weights_are_another_build_wrong(blocks):
     graph, design = blocks
     nodes = [replace(n, weight=Tensor.of(-n.weight.array)) if n.op == "Conv" else n for n in graph]
-    same, other = (map_network(g, Choice(2, 4)).design for g in (every_block(), replace(graph, nodes=tuple(nodes))))
+    networks = every_block(), replace(graph, nodes=tuple(nodes))
+    same, other = (map_network(g, mixed(g)).design for g in networks)
     assert rtl_files(same) == rtl_files(design) != rtl_files(other)

@@ -40,4 +40,4 @@ def cost(graph: AdderGraph, objective: Objective) -> int:
     """What `objective` says should be small."""
     if objective.cost == "bits":
         return adder_bits(graph, objective.bounds_of(graph.inputs))
-    return adders(graph) + (delays(graph) if objective.cost == "serial" else 0)
+    return 2 * adders(graph) + delays(graph) if objective.cost == "serial" else adders(graph)

@@ -20,8 +20,8 @@ class Objective:
     Parameters
     ----------
     cost : "adders", "bits" or "serial"
-        Number of adders; bits of all adders, for whole words; adders and the registers that delay values until they are
-        used, for digits. A negated output counts as an adder.
+        Number of adders; bits of all adders, for whole words; flip-flops of the bit-serial form: sum and carry of each
+        adder, and what delays values until they are used. A negated output counts as an adder.
     bounds : (int, int) or tuple of (int, int)
         Smallest and largest value of every input, or of each. Only "bits" looks at it.
     depth : int, optional

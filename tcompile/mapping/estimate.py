@@ -2,7 +2,7 @@
 
 What a block is made of follows from its description: bits of adders, of choices, of registers, of counters (`made`).
 Each kind of block has a coefficient for each of them, not negative, per family of devices; ``benchmarks/resources.py``
-fits them on blocks synthesized by yosys and writes ``resources.json``. A kind that was never fitted is estimated by
+fits them on blocks synthesized by yosys, beside logic with longer paths as in a design, and writes ``resources.json``. A kind that was never fitted is estimated by
 what passes through its ports, with coefficients that are fitted as well (`FALLBACK`).
 
 Memories follow rules of each family instead, found by the same tool: how deep one must be to be worth a block RAM, and
@@ -62,7 +62,6 @@ __all__ = [
 
 Family = Literal["ecp5", "xcup"]
 FAMILIES: tuple[Family, ...] = ("ecp5", "xcup")
-GRAPHS = ("Serial", "Parallel")  # kinds whose LUTs are almost all adders
 FALLBACK = "Block"  # the kind of those that were never fitted
 COEFFICIENTS = Path(__file__).with_name("resources.json")
 
@@ -120,13 +119,36 @@ Amounts = tuple[float, float, int]
 
 def estimate(instance: Instance, family: Family = "ecp5") -> Resources:
     """Resources of a block in its place and of its constant memories with their contents."""
-    return _rounded(_inside(made(instance.block, _known(family)), family), *roms(instance, family))
+    _known(family)
+    return _rounded(_total(_placed(instance, family), family), *roms(instance, family))
+
+
+def _placed(instance: Instance, family: Family) -> Made:
+    """What a block is made of when what its memories hold is known."""
+    block, words = instance.block, instance.memories
+    if isinstance(block, Quotient) and _divisor_is_fixed(block, words.get("params", ())):
+        return quotient(block, family, fixed=True)
+    if isinstance(block, Engine) and "weights" in words:
+        width = block.memories["weights"].width
+        columns = _filled(words["weights"], width, family).columns
+        return engine(block, family, 1.0 if columns is None else columns / width)
+    return made(block, family)
+
+
+def _divisor_is_fixed(block: Quotient, words: Words) -> bool:
+    """Whether each lane divides all its channels by the same number."""
+    if not block.divisor_width or not words:
+        return False
+    width, below = block.params.lane_width, block.addend_width
+    lane = (1 << block.divisor_width) - 1 << below
+    mask = sum(lane << (width * k) for k in range(block.i.lanes))
+    return len({word & mask for word in words}) == 1
 
 
 def estimate_block(
     block: Block | Control, family: Family = "ecp5", depths: Mapping[str, int] | None = None
 ) -> Resources:
-    """Resources of a block within a design, and of its constant memories with any contents.
+    """Resources of a block and of its constant memories with any contents.
 
     Parameters
     ----------
@@ -142,7 +164,7 @@ def estimate_block(
     if not set(depths or {}) <= set(shapes):
         raise ValueError(f"depths must be of {sorted(shapes)}, not {sorted(depths or {})}")
     memories = [_rom((depths or {}).get(name, shape.depth), shape.width) for name, shape in shapes.items()]
-    return _rounded(_inside(made(block, _known(family)), family), *(_memory(rom, family) for rom in memories))
+    return _rounded(_total(made(block, _known(family)), family), *(_memory(rom, family) for rom in memories))
 
 
 def roms(instance: Instance, family: Family) -> list[Amounts]:
@@ -167,14 +189,7 @@ def _known(family: Family) -> Family:
     return family
 
 
-def _inside(of: Made, family: Family) -> Amounts:
-    """Within a design, where most paths have time to spare, synthesis finds smaller logic than for a block alone."""
-    lut, ff, bram = alone(of, family)
-    return lut * _data()["inside"][family]["graphs" if of.kind in GRAPHS else "others"], ff, bram
-
-
-def alone(of: Made, family: Family) -> Amounts:
-    """LUTs, flip-flops and block RAMs of what is synthesized alone."""
+def _total(of: Made, family: Family) -> Amounts:
     return total(of, family, _data()["families"][family])
 
 
@@ -629,7 +644,28 @@ def _(block: Comparators, family: Family) -> Made:
 
 @made.register
 def _(block: Quotient, family: Family) -> Made:
+    return quotient(block, family)
+
+
+def rows_of_division(block: Quotient, family: Family, *, fixed: bool) -> tuple[int, int, int]:
+    """Of a lane's rows: LUTs of shift registers, flip-flops, and bits that wait for the next beat if rows are shared."""
+    remainder, units = block.divisor_width, block.units
+    read = remainder * (1 if fixed else 2)
+    waiting = 2 + block.rows + block.correction_width
+    if family == "ecp5" or block.interval > 1:
+        return 0, units * (read + waiting), read + waiting
+    luts, registers = (2 + block.correction_width) * (units >= SHIFT_REGISTER), units * read
+    registers += 0 if luts else units * (2 + block.correction_width)
+    for unit in range(units):  # a bit of the numerator before it, the bit that it found behind it
+        before, behind = delay(1, unit + 1, family), delay(1, units - unit, family)
+        luts, registers = luts + before[0] + behind[0], registers + before[1] + behind[1] - 1
+    return luts, registers, 0
+
+
+def quotient(block: Quotient, family: Family, *, fixed: bool = False) -> Made:
+    """What a quotient is made of; where the divisor is `fixed`, by description or by contents, nothing carries it along."""
     lut, counted = frame(block)
+    fixed = fixed or block.period == 1
     lanes, n, width = block.i.lanes, block.numerator_width, block.quotient_width
     x = block.i.width + (block.negate is not False and not block.i.signed)
     alone, joined, registers = additions([*spans(x, block.multiplier), (0, block.addend_width)], n, family)
@@ -650,16 +686,16 @@ def _(block: Quotient, family: Family) -> Made:
         lut |= {"shifted": lanes * n * (len(block.shifts) - 1), "exact": lanes * n * (block.ties != "up")}
     else:
         row = block.divisor_width
-        divisor_lut, divisor = delay(row, ahead, family) if block.period > 1 else (0, 0)
-        moving = 2 + row + block.rows + block.correction_width + (row if block.period > 1 else 0)
+        divisor_lut, divisor = (0, 0) if fixed else delay(row, ahead, family)
+        row_luts, row_registers, held = rows_of_division(block, family, fixed=fixed)
         lut |= {
             "rows": lanes * block.units * carry(row + 2),
             "restore": lanes * block.units * row,
-            "hold": lanes * block.units * moving * (block.interval > 1),
+            "hold": lanes * block.units * held * (block.interval > 1),
             "above": lanes * carry(max(row, n - block.rows) + 1),
         }
-        lane += divisor + block.units * moving
-        correction_lut += divisor_lut
+        lane += divisor + row_registers
+        correction_lut += divisor_lut + row_luts
         kept += block.units * bits(block.period) * bool(limits)
     closing = 2 * width + 1 + 2
     waits = 0
@@ -816,6 +852,11 @@ def free_bits(node: Node) -> int:
 
 @made.register
 def _(block: Engine, family: Family) -> Made:
+    return engine(block, family)
+
+
+def engine(block: Engine, family: Family, distinct: float = 1.0) -> Made:
+    """What an engine is made of; `distinct` is the share of the columns of its weights that are unlike all others."""
     lanes, pes = block.lanes, block.o.lanes
     added, held, signs = tree(lanes)
     digits, width = pes * lanes.simd * block.weighted, block.i.width + lanes.doubles
@@ -834,7 +875,7 @@ def _(block: Engine, family: Family) -> Made:
         "places": place * (1 if block.depth & (block.depth - 1) == 0 else 5), "axes": axes["axes"],
     }  # fmt: skip
     terms = (digits - odd) * width + (block.i.lanes // 2 * block.i.width if lanes.simd > 1 else 0)
-    flags = odd * (1 + lanes.doubles) + digits if block.weighted else 0
+    flags = (odd * (1 + lanes.doubles) + digits) * distinct if block.weighted else 0
     registers = block.i.bits + terms + flags + pes * (held + signs * block.weighted) + block.o.bits
     registers += (block.o.bits + pes) * multi
     after = 1 + lanes.tree_stages + multi if block.weighted else int(not sums)
@@ -888,7 +929,7 @@ def estimate_serial(
         adders=adders, inputs=inputs, in_width=in_width, rows=rows, out_width=out_width, digit=digit,
         depth=depth(adders, rows), waits=_typical()["waits"] * adders * digit,
     )  # fmt: skip
-    return _rounded(_inside(of, _known(family)))
+    return _rounded(_total(of, _known(family)))
 
 
 def estimate_parallel(
@@ -906,7 +947,7 @@ def estimate_parallel(
     added = adders * mean
     joined = known["joined"] * added if spacing > 1 else 0.0
     registers = known["registers"] * added / spacing + inputs * in_width
-    return _rounded(_inside(parallel(added - joined, joined, registers, -(-levels // spacing)), _known(family)))
+    return _rounded(_total(parallel(added - joined, joined, registers, -(-levels // spacing)), _known(family)))
 
 
 def depth(adders: float, rows: int) -> int:

@@ -28,7 +28,7 @@ __all__ = [
     "words",
 ]
 
-MOST_DIGITS = 500_000  # that a search is made for: minutes, and up to ten gigabytes
+MOST_DIGITS = 500_000  # that a search is made for: some minutes, about a gigabyte
 
 
 def words(layer: Linear, fold: Fold) -> int:

