@@ -19,11 +19,9 @@ a row block waits for a place in the outbox. A result is offered `pipeline` cycl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +32,7 @@ from amaranth.lib.memory import Memory as Ram
 from hw.block import Beats, Block, Bus, Memory, Words
 from hw.lanes import Flags, Kind, Lanes, booth_digits
 from hw.outbox import Outbox
+from hw.sliding import Sliding
 from hw.timing import Channel, Process, Queue, outbox
 
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
@@ -64,7 +63,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Engine(Block):
+class Engine(Sliding, Block):
     """Description of an engine.
 
     Parameters
@@ -139,20 +138,6 @@ class Engine(Block):
         return self.lanes.passes
 
     @property
-    def positions(self) -> int:
-        """Output positions of a frame."""
-        return prod(count for count, _ in self.moves)
-
-    @property
-    def frame_words(self) -> int:
-        """Input beats of a frame."""
-        total, repeats = self.frame, 1
-        for count, words in reversed(self.moves):
-            total += repeats * (count - 1) * words
-            repeats *= count
-        return total
-
-    @property
     def inputs(self) -> tuple[Bus, ...]:
         return (self.i,)
 
@@ -222,18 +207,6 @@ class Engine(Block):
 
     def component(self) -> wiring.Component:
         return _Engine(self)
-
-    def advances(self) -> Iterator[int]:
-        """Words by which the window moves on after each position, frame after frame."""
-        counts = [count for count, _ in self.moves]
-        for position in cycle(range(1, self.positions + 1)):
-            left, move = position, self.frame
-            for count, words in zip(counts, (w for _, w in self.moves), strict=True):
-                if left % count:
-                    move = words
-                    break
-                left //= count
-            yield move
 
     def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
         x = inputs[0]

@@ -8,10 +8,9 @@ the chain with it, until it is taken. Stride, frames and what lies between windo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, pairwise
-from math import prod
+from itertools import pairwise
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
@@ -20,6 +19,7 @@ from amaranth.lib.memory import Memory as Ram
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import odometer
+from hw.sliding import Sliding
 from hw.timing import Channel, Process
 
 __all__ = ["Window"]
@@ -28,7 +28,7 @@ SHORT = 4  # words of delay up to which registers are used
 
 
 @dataclass(frozen=True)
-class Window(Block):
+class Window(Sliding, Block):
     """Gives windows of a stream.
 
     Parameters
@@ -73,33 +73,8 @@ class Window(Block):
         return self.offsets[-1] + 1
 
     @property
-    def positions(self) -> int:
-        """Windows of a frame."""
-        return prod(count for count, _ in self.moves)
-
-    @property
-    def frame_words(self) -> int:
-        """Words of a frame."""
-        total, repeats = self.frame, 1
-        for count, words in reversed(self.moves):
-            total += repeats * (count - 1) * words
-            repeats *= count
-        return total
-
-    @property
     def latency(self) -> int:
         return 1
-
-    def advances(self) -> Iterator[int]:
-        """Words by which the window moves on after each position, frame after frame."""
-        for position in cycle(range(1, self.positions + 1)):
-            left, move = position, self.frame
-            for count, words in self.moves:
-                if left % count:
-                    move = words
-                    break
-                left //= count
-            yield move
 
     def component(self) -> wiring.Component:
         return _Window(self)
