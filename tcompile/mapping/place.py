@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import singledispatchmethod
+from itertools import takewhile
 from math import gcd, prod
 from typing import Any
 
@@ -14,21 +15,19 @@ from hw.add_scaled import AddScaled
 from hw.adders import AdderGraph
 from hw.argmax import ArgMax
 from hw.axi_stream import AxisIn, AxisOut
-from hw.block import Block, Bus
+from hw.block import Block
 from hw.concat import Concat
 from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
 from hw.pad import Pad
 from hw.parallel import Parallel
-from hw.reorder import Reorder
-from hw.rows import RowPacker
 from hw.serial import Serial
 from hw.slice import Slice
-from hw.width import Narrow, Widen
 from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
+from tcompile.mapping.converters import Step, bordered, entering, folded, holding, reordered
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import Geometry, bus_of, engine_block
@@ -42,12 +41,6 @@ from tcompile.mapping.schedule import engine_geometry, pool_schedule, schedule
 __all__ = ["Recipe", "place"]
 
 FORK_DEPTH = 2  # places of a branch's queue before its need is known
-
-
-def holding(bus: Bus, *others: Bus) -> Bus:
-    """The bus, wider where an element of the others would not fit it."""
-    signed = any(b.signed for b in (bus, *others))
-    return Bus(bus.lanes, max(b.width + (signed and not b.signed) for b in (bus, *others)), signed)
 
 
 @dataclass(frozen=True)
@@ -174,51 +167,17 @@ class _Placer:
     def take(self, value: str, lanes: int | None = None, layout: Layout | None = None) -> Stream:
         """The stream of a value for one more use, in the lanes and in the order that are needed."""
         stream = self.streams[self.waiting[value].pop(0)]
-        have = self.layouts[value]
-        node = self.graph[value]
+        have, node = self.layouts[value], self.graph[value]
         if layout is not None and not have.is_like(layout):
-            stream = self.reordered(stream, node, have, layout)
+            stream = self.passed(stream, node, reordered(stream.bus, have, layout))
             have = layout
-        return stream if lanes is None else self.folded(stream, node, have, lanes)
+        return stream if lanes is None else self.passed(stream, node, folded(stream.bus, have, lanes))
 
-    def folded(self, stream: Stream, node: Node, layout: Layout, lanes: int) -> Stream:
-        """The same elements, `lanes` per beat."""
-        common = gcd(stream.bus.lanes, lanes)
-        if stream.bus.lanes != common:
-            narrow = Narrow(stream.bus, common, layout.channels)
-            stream = self.add(narrow, [stream], node, "narrow", [layout.beats(common)], layout)[0]
-        if common != lanes:
-            widen = Widen(stream.bus, lanes, layout.channels)
-            stream = self.add(widen, [stream], node, "widen", [layout.beats(lanes)], layout)[0]
+    def passed(self, stream: Stream, node: Node, steps: Iterable[Step]) -> Stream:
+        """The stream behind some steps."""
+        for step in steps:
+            stream = self.add(step.block, [stream], node, step.role, [step.beats], step.layout, step.memories)[0]
         return stream
-
-    def reordered(self, stream: Stream, node: Node, have: Layout, want: Layout) -> Stream:
-        """The same elements in another order, through a memory of two frames."""
-        stream = self.folded(stream, node, have, 1)
-        place_of = np.empty(len(have.order), np.int64)
-        place_of[have.order] = np.arange(len(have.order))
-        order = tuple(int(k) for k in place_of[want.order])
-        block = Reorder(stream.bus, len(order))
-        return self.add(block, [stream], node, "reorder", [len(order)], want, {"order": order})[0]
-
-    def padded(
-        self,
-        stream: Stream,
-        node: Node,
-        grid: tuple[int, ...],
-        before: tuple[int, ...],
-        after: tuple[int, ...],
-        code: int,
-    ) -> Stream:
-        """The stream with a border of `code` around its grid of positions."""
-        if not any(before) and not any(after):
-            return stream
-        words = stream.beats // prod(grid)
-        inner = (*grid, words)
-        outer = (*(n + a + b for n, a, b in zip(grid, before, after, strict=True)), words)
-        bus = holding(bus_of(self.graph[node.inputs[0]].type, stream.bus.lanes, code), stream.bus)
-        block = Pad(stream.bus, bus, outer, (*before, 0), inner, code)
-        return self.add(block, [stream], node, "pad", [prod(outer)])[0]
 
     def wanted(self, value: str) -> int:
         """Lanes that the first consumer of a value takes."""
@@ -276,9 +235,7 @@ class _Placer:
 
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes."""
-        stream = self.take(node.inputs[0], fold.simd, layer.needs)
-        stream = self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
-        geometry = window_geometry(layer, fold)
+        stream, geometry = self.window(node, layer, fold), window_geometry(layer, fold)
         positions, layout = prod(layer.out), self.layouts[node.name]
         window = Window(stream.bus, offsets(geometry), geometry.moves, geometry.frame)
         stream = self.add(window, [stream], node, "window", [positions])[0]
@@ -289,28 +246,16 @@ class _Placer:
         else:
             block = Parallel(stream.bus, out, graph, input_bounds(layer, self.type(node.inputs[0])), fold.spacing)
         stream = self.add(block, [stream], node, fold.form, [positions], layout)[0]
-        self.give(node, self.folded(stream, node, layout, fold.pe))
+        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe)))
 
     def window(self, node: Node, layer: Linear, fold: Fold) -> Stream:
-        """The input of a linear layer, padded and packed as its engine reads it."""
+        """The input of a linear layer, padded and packed as its engine or its window reads it."""
         value = node.inputs[0]
-        if layer.is_packed(fold):
-            return self.packed(node, layer, fold, self.take(value, layer.channels, layer.needs))
-        stream = self.take(value, layer.lanes_in(fold), layer.needs)
-        return self.padded(stream, node, layer.grid, layer.before, layer.after, layer.code)
-
-    def packed(self, node: Node, layer: Linear, fold: Fold, stream: Stream) -> Stream:
-        """Rows of windows as positions: all taps along the last axis become channels."""
-        kernel, before = layer.kernel[-1], layer.before[-1]
-        bus = holding(bus_of(self.graph[node.inputs[0]].type, kernel * layer.channels, layer.code), stream.bus)
-        block = RowPacker(
-            stream.bus, bus, layer.grid[-1], kernel, layer.strides[-1], layer.dilations[-1], before, layer.after[-1], layer.code
-        )  # fmt: skip
-        grid = (*layer.grid[:-1], layer.out[-1])
-        channels = kernel * layer.channels
-        stream = self.add(block, [stream], node, "rows", [prod(grid)])[0]
-        stream = self.folded(stream, node, Layout((), grid, channels, np.arange(0)), fold.simd)
-        return self.padded(stream, node, grid, (*layer.before[:-1], 0), (*layer.after[:-1], 0), layer.code)
+        stream = self.take(value)
+        steps = entering(layer, fold, stream.bus, self.type(value), self.layouts[value])
+        whole = list(takewhile(lambda step: step.layout is not None, steps))  # still the value itself
+        stream = self.passed(stream, self.graph[value], whole)
+        return self.passed(stream, node, steps[len(whole) :])
 
     @put.register(I.MaxPool)
     @put.register(I.SumPool)
@@ -322,7 +267,7 @@ class _Placer:
         code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
         before, after = node.pads[:rank], node.pads[rank:]
         words = stream.beats // layout.positions
-        stream = self.padded(stream, node, layout.grid, before, after, code)
+        stream = self.passed(stream, node, bordered(stream.bus, source, layout.grid, words, before, after, code))
         grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
         geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
         plan = pool_schedule(geometry)
@@ -378,7 +323,7 @@ class _Placer:
         if along == axis:
             lanes = gcd(lanes, *(p[axis] for p in parts[:-1]))
         streams = [
-            self.folded(s, self.graph[i], channels_last(p, axis), lanes)
+            self.passed(s, self.graph[i], folded(s.bus, channels_last(p, axis), lanes))
             for s, i, p in zip(streams, node.inputs, parts, strict=True)
         ]
         outer = (
@@ -400,7 +345,7 @@ class _Placer:
         stream = self.take(node.inputs[0], None, given)
         end = starts[axis] + sizes[axis]
         lanes = 1 if steps[axis] > 1 else gcd(stream.bus.lanes, starts[axis], sizes[axis] if end < source[axis] else 0)
-        stream = self.folded(stream, self.graph[node.inputs[0]], given, lanes)
+        stream = self.passed(stream, self.graph[node.inputs[0]], folded(stream.bus, given, lanes))
         axes = [k for k in range(1, len(source)) if k != axis]
         block = Slice(
             stream.bus,
@@ -421,7 +366,7 @@ class _Placer:
         stream = self.take(node.inputs[0], None, given)
         if first or last:
             lanes = gcd(stream.bus.lanes, first, given.channels if last else 0)
-            stream = self.folded(stream, self.graph[node.inputs[0]], given, lanes)
+            stream = self.passed(stream, self.graph[node.inputs[0]], folded(stream.bus, given, lanes))
         lanes = stream.bus.lanes
         axes = [k for k in range(1, rank) if k != axis]
         outer = (*(layout.shape[k] for k in axes), -(-layout.channels // lanes))

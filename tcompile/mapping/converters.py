@@ -1,0 +1,135 @@
+"""What stands between one block's lanes and the next one's: other lanes, another order, a border, rows of windows.
+
+Each function gives the steps that a stream passes, as data: the placer puts them in place, and the solver counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import gcd, prod
+
+import numpy as np
+
+from hw.block import Block, Bus
+from hw.pad import Pad
+from hw.reorder import Reorder
+from hw.rows import RowPacker
+from hw.width import Narrow, Widen
+from tcompile.ir.graph import IntType
+from tcompile.mapping.folding import Fold
+from tcompile.mapping.geometry import bus_of
+from tcompile.mapping.layout import Layout
+from tcompile.mapping.linear import Linear
+
+__all__ = ["Step", "bordered", "entering", "folded", "holding", "reordered"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of one input and one output on the way of a value.
+
+    Parameters
+    ----------
+    block : Block
+    role : str
+        What it does, for its name.
+    beats : int
+        That it gives per frame.
+    layout : Layout or None
+        Of what it gives; None where no tensor travels so.
+    memories : mapping of str to tuple of int
+        Contents of its memories.
+    """
+
+    block: Block
+    role: str
+    beats: int
+    layout: Layout | None = field(default=None, compare=False)
+    memories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def bus(self) -> Bus:
+        """Shape of a beat that it gives."""
+        return self.block.outputs[0]
+
+
+def holding(bus: Bus, *others: Bus) -> Bus:
+    """The bus, wider where an element of the others would not fit it."""
+    signed = any(b.signed for b in (bus, *others))
+    return Bus(bus.lanes, max(b.width + (signed and not b.signed) for b in (bus, *others)), signed)
+
+
+def folded(bus: Bus, layout: Layout, lanes: int) -> Iterator[Step]:
+    """The same elements, `lanes` per beat: down to the greatest common divisor, up from there."""
+    common = gcd(bus.lanes, lanes)
+    if bus.lanes != common:
+        yield (step := Step(Narrow(bus, common, layout.channels), "narrow", layout.beats(common), layout))
+        bus = step.bus
+    if common != lanes:
+        yield Step(Widen(bus, lanes, layout.channels), "widen", layout.beats(lanes), layout)
+
+
+def reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
+    """The same elements in another order, one per beat, through a memory of two frames."""
+    steps = list(folded(bus, have, 1))
+    yield from steps
+    place_of = np.empty(len(have.order), np.int64)
+    place_of[have.order] = np.arange(len(have.order))
+    order = tuple(int(k) for k in place_of[want.order])
+    yield Step(Reorder(_last(bus, steps), len(order)), "reorder", len(order), want, {"order": order})
+
+
+def bordered(
+    bus: Bus,
+    kind: IntType,
+    grid: tuple[int, ...],
+    words: int,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    code: int,
+) -> Iterator[Step]:
+    """The stream of `kind` with a border of `code` around its grid of positions, `words` beats each."""
+    if not any(before) and not any(after):
+        return
+    inner = (*grid, words)
+    outer = (*(n + a + b for n, a, b in zip(grid, before, after, strict=True)), words)
+    wide = holding(bus_of(kind, bus.lanes, code), bus)
+    yield Step(Pad(bus, wide, outer, (*before, 0), inner, code), "pad", prod(outer))
+
+
+def entering(layer: Linear, fold: Fold, bus: Bus, kind: IntType, have: Layout) -> list[Step]:
+    """All that stands before the engine or the window of a layer: a value of `kind` comes in the layout `have`."""
+    steps: list[Step] = []
+    if layer.needs is not None and not have.is_like(layer.needs):
+        steps += reordered(bus, have, layer.needs)
+        have = layer.needs
+    if layer.is_packed(fold):
+        steps += folded(_last(bus, steps), have, layer.channels)
+        return steps + list(_packed(layer, fold, _last(bus, steps), kind))
+    lanes = layer.lanes_in(fold)
+    steps += folded(_last(bus, steps), have, lanes)
+    words = have.beats(lanes) // prod(layer.grid)
+    return steps + list(bordered(_last(bus, steps), kind, layer.grid, words, layer.before, layer.after, layer.code))
+
+
+def _packed(layer: Linear, fold: Fold, bus: Bus, kind: IntType) -> Iterator[Step]:
+    """Rows of windows as positions: all taps along the last axis become channels."""
+    kernel, channels = layer.kernel[-1], layer.kernel[-1] * layer.channels
+    wide = holding(bus_of(kind, channels, layer.code), bus)
+    grid = (*layer.grid[:-1], layer.out[-1])
+    block = RowPacker(
+        bus, wide, layer.grid[-1], kernel, layer.strides[-1], layer.dilations[-1], layer.before[-1], layer.after[-1],
+        layer.code,
+    )  # fmt: skip
+    yield (rows := Step(block, "rows", prod(grid)))
+    steps = list(folded(rows.bus, Layout((), grid, channels, np.arange(0)), fold.simd))
+    yield from steps
+    before, after = (*layer.before[:-1], 0), (*layer.after[:-1], 0)
+    words = -(-channels // fold.simd)
+    yield from bordered(_last(rows.bus, steps), kind, grid, words, before, after, layer.code)
+
+
+def _last(bus: Bus, steps: Sequence[Step]) -> Bus:
+    """What comes out of steps that a bus goes into."""
+    return steps[-1].bus if steps else bus
