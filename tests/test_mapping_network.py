@@ -10,7 +10,7 @@ import pytest
 
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
-from tcompile.mapping import network
+from tcompile.mapping import menu, network
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.devices import Device
 from tcompile.mapping.estimate import Resources
@@ -23,10 +23,14 @@ from tests.networks import Builder, differences, frames_of, one_layer, queues
 
 
 def chain() -> Graph:
-    b = Builder()
-    x = b.conv(b.input((1, 2, 8, 8)), np.ones((8, 2, 3, 3), int), pads=(1,) * 4)
-    x = b.conv(b.pool(x, (2, 2), (2, 2)), np.ones((4, 8, 3, 3), int))
-    return b.graph(b.dense(b.reshape(x, (1, 16)), np.ones((10, 16), int)))
+    b, random = Builder(), np.random.default_rng(0)
+
+    def ternary(*shape: int) -> np.ndarray:
+        return random.integers(-1, 2, shape)
+
+    x = b.conv(b.input((1, 2, 8, 8)), ternary(8, 2, 3, 3), pads=(1,) * 4)
+    x = b.conv(b.pool(x, (2, 2), (2, 2)), ternary(4, 8, 3, 3))
+    return b.graph(b.dense(b.reshape(x, (1, 16)), ternary(10, 16)))
 
 
 def residual() -> Graph:
@@ -64,8 +68,9 @@ def test_target_is_met(budget):
 
 
 def test_lower_targets_take_more_hardware():
+    """Only what memories hold is not known to the solver: equal columns of weights are one."""
     luts = [map_network(chain(), Choice(budget=b)).total().lut for b in (10_000, 1200, 576, 300, 150)]
-    assert all(slower <= 1.15 * faster for slower, faster in pairwise(luts))  # what stands between layers may vary
+    assert all(slower <= 1.03 * faster for slower, faster in pairwise(luts))
     assert luts[0] < luts[-1]
 
 
@@ -96,6 +101,7 @@ def test_budget_of_the_layers_is_lowered_where_the_pipeline_has_bubbles(monkeypa
         return Menu(task, [Offer(p, p.cycles, Resources(p.fold.simd)) for p in plans], "ecp5")
 
     monkeypatch.setattr(network, "menu", two)
+    monkeypatch.setattr(network, "joints", lambda *_: ())
     graph, value = one_layer(130)
     plan = plan_layers(graph, Choice(budget=28))[value]
     alone = place(graph, Recipe({value: plan.fold}, 8, plan.cycles))
@@ -143,7 +149,7 @@ def test_room_for_everything_is_as_fast_as_can_be():
 
 def test_fastest_plans_are_those_of_the_layers_alone():
     need = map_network(chain(), Choice(budget=576)).total()
-    plans = plan_layers(chain(), Choice(target=part(need)))
+    plans = plan_layers(chain(), Choice(target=part(need, lut=need.lut * 11 // 10, ff=9**9, bram=99)))
     assert max(p.cycles for p in plans.values()) <= 576
 
 
@@ -168,10 +174,13 @@ def test_scarce_flip_flops_are_saved_within_a_rate(monkeypatch):
         return Menu(task, [Offer(plans[0], 9, cheap), Offer(plans[1], 9, lean)], "ecp5")
 
     graph, value = one_layer(130)
-    real = [map_network(graph, Choice(1, simd)).total() for simd in (1, 2)]
+    wishes = [Folding(defaults=Wish(pe=1, simd=simd, form="engine")) for simd in (1, 2)]
+    real = [map_network(graph, Choice(budget=100, folding=wish)).total() for wish in wishes]
     assert real[0].ff < real[1].ff
     cheap, lean = Resources(30, real[0].ff, 0), Resources(20, real[1].ff, 0)
     monkeypatch.setattr(network, "menu", two)
+    monkeypatch.setattr(network, "joints", lambda *_: ())
+    monkeypatch.setattr(menu, "cost_behind", lambda *_: Resources())
     assert map_network(graph, Choice(budget=100)).plans[value].fold == Fold(1, 2)
     device = part(Resources(9**9, real[0].ff, 99))
     assert map_network(graph, Choice(budget=100, target=device)).plans[value].fold == Fold(1, 1)
@@ -188,6 +197,8 @@ def test_device_that_holds_the_layers_but_not_what_is_between_them_is_refused_wr
         return Menu(task, [Offer(planned(task, Fold(1, 1)), 9, Resources(1, 1, 0))], "ecp5")
 
     monkeypatch.setattr(network, "menu", little)
+    monkeypatch.setattr(network, "joints", lambda *_: ())
+    monkeypatch.setattr(menu, "cost_behind", lambda *_: Resources())
     with pytest.raises(UsageError) as caught:
         map_network(chain(), Choice(target=Device("x", "ecp5", 5, 9**9, 99)))
     (problem,) = caught.value.problems

@@ -27,6 +27,7 @@ from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType
 from tcompile.ir.interpret import interpret
 from tcompile.ir.requantizers import Shift, Table
+from tcompile.mapping.converters import holding
 from tcompile.mapping.cycles import FRAMES, predict
 from tcompile.mapping.design import Design
 from tcompile.mapping.folding import DIGITS, FORMS, Fold, Folding, Wish
@@ -34,7 +35,7 @@ from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import linear
 from tcompile.mapping.network import map_network
-from tcompile.mapping.place import Recipe, holding, place
+from tcompile.mapping.place import Recipe, place
 from tcompile.mapping.plan import Choice, planned, searched, tasks
 from tcompile.mapping.queues import queue_depths
 from tcompile.simulate.gateware import simulate

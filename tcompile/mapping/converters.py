@@ -16,13 +16,26 @@ from hw.pad import Pad
 from hw.reorder import Reorder
 from hw.rows import RowPacker
 from hw.width import Narrow, Widen
-from tcompile.ir.graph import IntType
+from tcompile.ir import integer as I
+from tcompile.ir.graph import Graph, IntType
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.layout import Layout
 from tcompile.mapping.linear import Linear
 
-__all__ = ["Step", "bordered", "entering", "folded", "holding", "reordered"]
+__all__ = [
+    "FORK_DEPTH",
+    "Step",
+    "bordered",
+    "entering",
+    "first_layer",
+    "folded",
+    "holding",
+    "lanes_wanted",
+    "reordered",
+]
+
+FORK_DEPTH = 2  # places of a branch's queue before its need is known
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,21 @@ def bordered(
     outer = (*(n + a + b for n, a, b in zip(grid, before, after, strict=True)), words)
     wide = holding(bus_of(kind, bus.lanes, code), bus)
     yield Step(Pad(bus, wide, outer, (*before, 0), inner, code), "pad", prod(outer))
+
+
+def first_layer(graph: Graph, value: str) -> str:
+    """The layer whose lanes an input of the network comes in: the first that takes it; empty where there is none."""
+    for user in graph.consumers[value]:
+        if isinstance(user, (I.Conv, I.Dense)):
+            return user.name
+        if isinstance(user, (I.Requantize, I.AddScaled, I.Reshape, I.MaxPool, I.SumPool)):
+            return first_layer(graph, user.name)
+    return ""
+
+
+def lanes_wanted(layer: Linear, fold: Fold, have: Layout) -> int:
+    """Lanes in which an input of the network comes to a layer."""
+    return min(have.channels, layer.channels if layer.is_packed(fold) else layer.lanes_in(fold))
 
 
 def entering(layer: Linear, fold: Fold, bus: Bus, kind: IntType, have: Layout) -> list[Step]:

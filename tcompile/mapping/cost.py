@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from math import prod
 
 from hw.add_scaled import AddScaled
+from hw.axi_stream import AxisOut
 from hw.block import Block
+from hw.fifo import Fifo
+from hw.fork import Fork
 from hw.parallel import Parallel
 from hw.serial import Serial
 from hw.width import Narrow
 from hw.window import Window
 from tcompile.ir import integer as I
-from tcompile.ir.graph import IntType
+from tcompile.ir.graph import IntType, Node
+from tcompile.mapping.converters import FORK_DEPTH, bordered
 from tcompile.mapping.estimate import Family, Resources, estimate_block, estimate_parallel, estimate_serial
 from tcompile.mapping.geometry import Geometry, bus_of, engine_block
 from tcompile.mapping.graphs import guessed_adders, input_bounds, offsets, window_geometry
 from tcompile.mapping.layouts import usual
-from tcompile.mapping.plan import Follower, Plan, Task
+from tcompile.mapping.plan import Carried, Plan, Task
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry
 
-__all__ = ["cost"]
+__all__ = ["cost", "cost_behind"]
+
+MOST_LEISURE = 64  # cycles for a beat; no quotient has more bits
 
 
 def cost(task: Task, plan: Plan, family: Family) -> Resources:
-    """Resources of a layer and of all that takes its lanes; a guess where a graph is not known yet."""
-    blocks = _engine(task, plan) if plan.fold.form == "engine" else _graph(task, plan)
+    """Resources of a layer's own blocks; a guess where a graph is not known yet."""
     total = Resources()
-    for block in (*blocks, *_behind(task, plan)):
+    for block in _engine(task, plan) if plan.fold.form == "engine" else _graph(task, plan):
         total += estimate_block(block, family)
     if plan.fold.form != "engine" and plan.graph is None:
         total += _guess(task, plan, family)
     return total
+
+
+def cost_behind(task: Task, plan: Plan, pace: int, family: Family) -> Resources:
+    """Resources of all that takes the layer's lanes as they come.
+
+    Parameters
+    ----------
+    pace : int
+        Cycles per frame of the whole; half of that is what a requantizer may take.
+    """
+    total, pe = Resources(), plan.fold.pe
+    for value in task.carried:
+        leisure = max(_run(plan, value.maker), pace // (2 * value.layout.beats(pe)))
+        total += _behind(value, pe, min(leisure, MOST_LEISURE), family)
+    return total
+
+
+def _run(plan: Plan, maker: Node | None) -> int:
+    """Cycles that a layer or a pool takes at least for each beat that it gives."""
+    if isinstance(maker, (I.MaxPool, I.SumPool)):
+        return prod(maker.kernel)
+    return plan.shortest if maker is not None and plan.fold.form == "engine" else 1
 
 
 def _engine(task: Task, plan: Plan) -> list[Block]:
@@ -74,34 +103,45 @@ def _padded(task: Task) -> IntType:
     return IntType(task.source.shape, lo, hi)
 
 
-def _behind(task: Task, plan: Plan) -> list[Block]:
-    """What takes the layer's lanes; it may take as long for a beat as the layer's beats are apart."""
-    pe = plan.fold.pe
-    beats = plan.positions * -(-task.layer.MH // pe)
-    leisure = max(plan.shortest, plan.cycles // (2 * beats))
-    found = (_follower(follower, pe, leisure) for follower in task.behind)
-    return [block for block in found if block is not None]
+@lru_cache(maxsize=1 << 14)
+def _behind(value: Carried, lanes: int, leisure: int, family: Family) -> Resources:
+    """What makes a value of others that come in some lanes, and what gives it to several."""
+    blocks = [*_made(value, lanes, leisure), *_given(value, lanes)]
+    return sum((estimate_block(block, family) for block in blocks), Resources())
 
 
-@lru_cache(maxsize=4096)
-def _follower(follower: Follower, lanes: int, leisure: int) -> Block | None:
-    node, source = follower.node, follower.sources[0]
-    i = bus_of(source, lanes)
+def _made(value: Carried, lanes: int, leisure: int) -> Iterator[Block]:
+    node = value.node
     if isinstance(node, (I.MaxPool, I.SumPool)):
-        return _pool(node, source, lanes)
-    o = bus_of(node.type, lanes)
-    if isinstance(node, I.AddScaled):
-        return AddScaled(i, bus_of(follower.sources[1], lanes), o, node.factors)
-    assert isinstance(node, I.Requantize)
-    return None if is_identity(node, source) else requantizer(node, source, i, o, follower.layout, leisure)[0]
+        yield from _pool(node, value.sources[0], lanes)
+    elif isinstance(node, I.AddScaled):
+        first, second = (bus_of(s, lanes) for s in value.sources)
+        yield AddScaled(first, second, bus_of(node.type, lanes), node.factors)
+    elif isinstance(node, I.Requantize) and not is_identity(node, value.sources[0]):
+        i, o = bus_of(value.sources[0], lanes), bus_of(node.type, lanes)
+        yield requantizer(node, value.sources[0], i, o, value.layout, leisure)[0]
 
 
-def _pool(node: I.MaxPool | I.SumPool, source: IntType, lanes: int) -> Block:
+def _given(value: Carried, lanes: int) -> Iterator[Block]:
+    bus = bus_of(value.node.type, lanes)
+    if value.uses > 1:
+        yield Fork(bus, value.uses)
+        yield from [Fifo(bus, FORK_DEPTH)] * value.uses
+    yield from [AxisOut(bus, value.layout.beats(lanes))] * value.ports
+
+
+def _pool(node: I.MaxPool | I.SumPool, source: IntType, lanes: int) -> Iterator[Block]:
     layout, rank = usual(source.shape), len(node.kernel)
-    grid = tuple(n + a + b for n, a, b in zip(layout.grid, node.pads[:rank], node.pads[rank:], strict=True))
+    before, after, i = node.pads[:rank], node.pads[rank:], bus_of(source, lanes)
     words = -(-layout.channels // lanes)
+    code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
+    for step in bordered(i, source, layout.grid, words, before, after, code):
+        yield step.block
+        i = step.bus
+    grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
     geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
-    taps, i = len(geometry.taps), bus_of(source, lanes)
+    taps = len(geometry.taps)
     if isinstance(node, I.MaxPool):
-        return engine_block("max", i, i, geometry, taps * words, taps)
-    return engine_block("sum", i, bus_of(node.type, lanes), geometry, taps * words, taps)
+        yield engine_block("max", i, i, geometry, taps * words, taps)
+    else:
+        yield engine_block("sum", i, bus_of(node.type, lanes), geometry, taps * words, taps)

@@ -50,6 +50,7 @@ from tcompile.mapping.design import Instance
 
 __all__ = [
     "FAMILIES",
+    "NO_RESOURCES",
     "Family",
     "Made",
     "Resources",
@@ -76,6 +77,9 @@ class Resources:
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(self.lut + other.lut, self.ff + other.ff, self.bram + other.bram)
+
+
+NO_RESOURCES = Resources()
 
 
 @dataclass(frozen=True)

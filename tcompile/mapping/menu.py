@@ -1,7 +1,8 @@
 """All the hardware that a layer could become, with cycles and costs: what the solver chooses from.
 
 Engines of every folding with sizes that divide, graphs for digits of every size and for whole words. What is dearer and
-slower than something else is left out. A graph's cost is guessed from its matrix until the search has been made, which
+slower than something else with the same lanes is left out; what stands behind the layer and between layers depends on
+these. A graph's cost is guessed from its matrix until the search has been made, which
 happens only to graphs that would be chosen if the search were lucky: what is chosen is then the cheapest, whatever the
 other searches would find.
 """
@@ -9,23 +10,25 @@ other searches would find.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-from tcompile.mapping.cost import cost
-from tcompile.mapping.estimate import Family, Resources
+from tcompile.mapping.cost import cost, cost_behind
+from tcompile.mapping.estimate import NO_RESOURCES, Family, Resources
 from tcompile.mapping.folding import DIGITS, FORMS, Fold, Form, Wish
 from tcompile.mapping.graphs import is_searchable
 from tcompile.mapping.plan import Plan, Task, planned, searched
 
-__all__ = ["Menu", "Offer", "menu", "price"]
+__all__ = ["USUAL", "Menu", "Offer", "Prices", "menu", "price"]
 
+Prices = tuple[float, float, float]  # of a LUT, a flip-flop and a block RAM
+USUAL: Prices = (1.0, 1e-3, 0.1)
 LUCK, TRIFLE = 0.75, 50  # a search may find so much of a guess at best, and so many LUTs less where graphs are tiny
 
 
-def price(resources: Resources) -> float:
-    """Resources in LUTs: flip-flops and block RAMs are trifles, that decide between equals."""
-    return resources.lut + 1e-3 * resources.ff + 0.1 * resources.bram
+def price(resources: Resources, prices: Prices = USUAL) -> float:
+    """Resources in LUTs: flip-flops and block RAMs are trifles that decide between equals, unless they are scarce."""
+    return sum(p * n for p, n in zip(prices, (resources.lut, resources.ff, resources.bram), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +41,16 @@ class Offer:
         With its graph, once searched.
     cycles : int
         Per frame.
-    resources : Resources
-        Of the layer and of the requantizers behind it.
+    own : Resources
+        Of the layer.
+    behind : Resources
+        Of the requantizers, pools and additions that take its lanes, as far as a pace is known for them.
     """
 
     plan: Plan
     cycles: int
-    resources: Resources
+    own: Resources
+    behind: Resources = NO_RESOURCES
 
     @property
     def is_guess(self) -> bool:
@@ -52,17 +58,22 @@ class Offer:
         return self.plan.fold.form != "engine" and self.plan.graph is None
 
     @property
-    def least(self) -> float:
+    def resources(self) -> Resources:
+        """Of the layer and of all behind it."""
+        return self.own + self.behind
+
+    def least(self, prices: Prices = USUAL) -> float:
         """The price, or what it may be after a lucky search."""
-        return price(Resources(*self.needs))
+        return price(Resources(*self.needs), prices)
 
     @property
     def needs(self) -> tuple[int, int, int]:
         """LUTs, flip-flops and block RAMs, or what they may be after a lucky search."""
-        r = self.resources
-        if not self.is_guess:
-            return r.lut, r.ff, r.bram
-        return max(0, int(LUCK * r.lut) - TRIFLE), max(0, int(LUCK * r.ff) - TRIFLE), r.bram
+        own, behind = self.own, self.behind
+        if self.is_guess:
+            own = Resources(max(0, int(LUCK * own.lut) - TRIFLE), max(0, int(LUCK * own.ff) - TRIFLE), own.bram)
+        total = own + behind
+        return total.lut, total.ff, total.bram
 
 
 class Menu:
@@ -76,23 +87,12 @@ class Menu:
     @property
     def fastest(self) -> Offer:
         """The offer of fewest cycles."""
-        return min(self.offers, key=lambda o: (o.cycles, o.resources.lut))
+        return min(self.offers, key=lambda o: (o.cycles, o.own.lut))
 
     @property
     def slowest(self) -> int:
         """Cycles within which every offer stays, with its pools."""
         return max(max(o.cycles, self.pool_cycles(o.plan.fold.pe)) for o in self.offers)
-
-    def best(self, budget: int) -> Offer | None:
-        """The cheapest offer that takes at most `budget` cycles; None where none does."""
-        while True:
-            able = self.able(budget)
-            if not able:
-                return None
-            found = min(able, key=lambda o: (o.least, o.cycles))
-            if not found.is_guess:
-                return found
-            self.search(found.plan.fold.form)
 
     def rivals(self, budget: int) -> tuple[Offer, ...]:
         """The cheapest offer of each form within the budget, guesses among them, cheapest first."""
@@ -102,8 +102,11 @@ class Menu:
         return tuple(cheapest.values())
 
     def able(self, budget: int) -> list[Offer]:
-        """The offers that stay within a budget, and with which the pools behind the layer do."""
-        return [o for o in self.offers if o.cycles <= budget and self.pools_keep_up(o, budget)]
+        """The offers that stay within a budget, and with which the pools behind the layer do, at its pace."""
+        return [self._paced(o, budget) for o in self.offers if o.cycles <= budget and self.pools_keep_up(o, budget)]
+
+    def _paced(self, offer: Offer, pace: int) -> Offer:
+        return replace(offer, behind=cost_behind(self.task, offer.plan, pace, self.family))
 
     def pools_keep_up(self, offer: Offer, budget: int) -> bool:
         """Whether the pools behind the layer, which take its lanes, stay within the budget."""
@@ -169,22 +172,24 @@ def _sizes(task: Task, form: Form, wish: Wish, others: Wish) -> tuple[list[int],
 
 
 def _front(offers: Sequence[Offer]) -> list[Offer]:
-    """Offers that nothing beats in LUTs, flip-flops, block RAMs and cycles; of the same PE, since pools depend on it."""
+    """Offers that nothing with the same lanes beats in LUTs, flip-flops, block RAMs and cycles."""
     kept: list[Offer] = []
+    best: dict[tuple[int, int], list[Offer]] = {}
     for offer in sorted(offers, key=_key):
-        if not any(_beats(other, offer) for other in kept):
+        alike = best.setdefault((offer.plan.fold.pe, offer.plan.fold.simd), [])
+        if not any(_beats(other, offer) for other in alike):
+            alike.append(offer)
             kept.append(offer)
     return kept
 
 
 def _key(offer: Offer) -> tuple[int, ...]:
-    r = offer.resources
+    r = offer.own
     return (offer.cycles, r.lut, r.ff, r.bram)
 
 
 def _beats(one: Offer, other: Offer) -> bool:
-    at_least = all(a <= b for a, b in zip(_key(one), _key(other), strict=True))
-    return at_least and one.plan.fold.pe >= other.plan.fold.pe
+    return all(a <= b for a, b in zip(_key(one), _key(other), strict=True))
 
 
 def steps(count: int) -> list[int]:

@@ -11,8 +11,9 @@ from tcompile.ir.graph import Graph
 from tcompile.mapping.cycles import Cycles, cycles_of
 from tcompile.mapping.design import Design
 from tcompile.mapping.devices import Device
-from tcompile.mapping.estimate import Family, Resources, estimate
+from tcompile.mapping.estimate import NO_RESOURCES, Family, Resources, estimate
 from tcompile.mapping.folding import Wish
+from tcompile.mapping.joints import Joint, joints
 from tcompile.mapping.menu import Menu, menu
 from tcompile.mapping.permute import Order, permutation
 from tcompile.mapping.place import Recipe, place
@@ -84,11 +85,11 @@ def plan_layers(graph: Graph, choice: Choice) -> dict[str, Plan]:
     work = tasks(graph)
     if not choice.is_open:
         return plan_as_asked(work, choice)
-    menus = _menus(work, choice)
+    of = _Search.of(graph, choice, work)
     if choice.budget is not None:
-        return dict(least(menus, choice.budget).plans)
+        return dict(least(of.menus, choice.budget, of.joints).plans)
     assert choice.target is not None
-    return dict(fastest(menus, choice.target, Resources()).plans)
+    return dict(fastest(of.menus, choice.target, Resources(), of.joints).plans)
 
 
 def map_network(graph: Graph, choice: Choice) -> Mapped:
@@ -111,12 +112,39 @@ def map_network(graph: Graph, choice: Choice) -> Mapped:
     return replace(_mapped(found.graph, choice, plans), orders=found.orders)
 
 
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """A network, what is asked for, and all that can be chosen."""
+
+    graph: Graph
+    choice: Choice
+    menus: Mapping[str, Menu]
+    joints: tuple[Joint, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, choice: Choice, work: Mapping[str, Task]) -> _Search:
+        """All offers for the layers, as far as wishes leave them open."""
+        wishes, others = checked(work, choice), choice.folding.defaults
+        menus = {name: menu(task, wishes[name], others, choice.spacing, choice.family) for name, task in work.items()}
+        return cls(graph, choice, menus, joints(graph, work))
+
+    def chosen(self, budget: int, besides: Resources = NO_RESOURCES) -> Solution:
+        """What fits the device if anything does, else what has the fewest LUTs."""
+        device = self.choice.target
+        found = None if device is None else fitting(self.menus, budget, device, besides, self.joints)
+        return least(self.menus, budget, self.joints) if found is None else found
+
+    def mapped(self, solution: Solution) -> Mapped:
+        """The design of a choice."""
+        return _mapped(self.graph, self.choice, solution.plans, solution.budget)
+
+
 def _solved(graph: Graph, choice: Choice) -> Mapped:
-    menus = _menus(tasks(graph), choice)
+    of = _Search.of(graph, choice, tasks(graph))
     if choice.budget is None:
         assert choice.target is not None
-        return _fitting(graph, choice, menus, choice.target)
-    return _within(graph, choice, menus, choice.budget)
+        return _fitting(of, choice.target)
+    return _within(of, choice.budget)
 
 
 def _reordered(mapped: Mapped, choice: Choice) -> Mapped:
@@ -132,39 +160,32 @@ def _reordered(mapped: Mapped, choice: Choice) -> Mapped:
     return replace(again, orders=found.orders)
 
 
-def _menus(work: Mapping[str, Task], choice: Choice) -> dict[str, Menu]:
-    wishes, others = checked(work, choice), choice.folding.defaults
-    return {name: menu(task, wishes[name], others, choice.spacing, choice.family) for name, task in work.items()}
-
-
-def _within(graph: Graph, choice: Choice, menus: Mapping[str, Menu], budget: int) -> Mapped:
+def _within(of: _Search, budget: int) -> Mapped:
     """The least hardware within a budget; where a device must hold it, what is scarce there may be dearer."""
-    mapped, solution = _keeping(graph, choice, menus, budget, Resources())
-    device = choice.target
+    mapped, solution = _keeping(of, budget, Resources())
+    device = of.choice.target
     if device is None or device.holds(mapped.total()):
         return mapped
-    mapped, _ = _keeping(graph, choice, menus, budget, _besides(mapped, solution))
+    mapped, _ = _keeping(of, budget, _besides(mapped, solution))
     if not device.holds(mapped.total()):
         raise UsageError(_too_large(mapped, device))
     return mapped
 
 
-def _keeping(
-    graph: Graph, choice: Choice, menus: Mapping[str, Menu], target: int, besides: Resources
-) -> tuple[Mapped, Solution]:
+def _keeping(of: _Search, target: int, besides: Resources) -> tuple[Mapped, Solution]:
     """A choice whose pipeline keeps a budget: bubbles between layers may make it ask more of them."""
     budget = target
-    solution = _chosen(menus, budget, choice.target, besides)
-    mapped = _mapped(graph, choice, solution.plans)
+    solution = of.chosen(budget, besides)
+    mapped = of.mapped(solution)
     for _ in range(ATTEMPTS):
         if mapped.interval <= target:
             break
         budget = min(budget * target // mapped.interval, budget - 1)
         try:
-            solution = _chosen(menus, budget, choice.target, besides)
+            solution = of.chosen(budget, besides)
         except UsageError:  # of a budget that nobody asked for
             break
-        mapped = _mapped(graph, choice, solution.plans)
+        mapped = of.mapped(solution)
     if mapped.interval <= target:
         return mapped, solution
     message = f"the pipeline must take at most {target} cycles per frame, and takes {mapped.interval}"
@@ -172,49 +193,41 @@ def _keeping(
     raise UsageError(Problem("too-fast", message, hint=hint))
 
 
-def _chosen(menus: Mapping[str, Menu], budget: int, device: Device | None, besides: Resources) -> Solution:
-    """What fits the device if anything does, else what has the fewest LUTs."""
-    found = None if device is None else fitting(menus, budget, device, besides)
-    return least(menus, budget) if found is None else found
+def _fitting(of: _Search, device: Device) -> Mapped:
+    """The fastest hardware that fits with all that only a whole design tells, such as the depths of queues.
 
-
-def _fitting(graph: Graph, choice: Choice, menus: Mapping[str, Menu], device: Device) -> Mapped:
-    """The fastest hardware that fits with all that stands between the layers, which only a whole design tells.
-
-    What stands between the layers of one choice is set aside for the next, until a design fits; then budgets between
+    What a design has besides the choice is set aside for the next choice, until a design fits; then budgets between
     its own and one that failed are tried.
     """
-    besides, failed, high = Resources(), 0, max((m.slowest for m in menus.values()), default=1)
+    besides, failed, high = Resources(), 0, max((m.slowest for m in of.menus.values()), default=1)
     best: Mapped | None = None
     for _ in range(ATTEMPTS):
         try:
-            solution = fastest(menus, device, besides)
+            solution = fastest(of.menus, device, besides, of.joints)
         except UsageError:
             if not failed:
                 raise
-            break  # what is slower may have less between its layers
-        mapped = _mapped(graph, choice, solution.plans)
+            break  # what is slower may have less besides
+        mapped = of.mapped(solution)
         if device.holds(mapped.total()):
             best, high = mapped, solution.budget
             break
         besides, failed = _besides(mapped, solution), max(failed, solution.budget)
     if best is None:
-        best = _mapped(graph, choice, _chosen(menus, high, device, besides).plans)
+        best = of.mapped(of.chosen(high, besides))
     if not device.holds(best.total()):
         raise UsageError(_too_large(best, device))
-    return _faster(graph, choice, menus, (failed, high), best) if failed else best
+    return _faster(of, device, (failed, high), best) if failed else best
 
 
-def _faster(graph: Graph, choice: Choice, menus: Mapping[str, Menu], between: tuple[int, int], best: Mapped) -> Mapped:
+def _faster(of: _Search, device: Device, between: tuple[int, int], best: Mapped) -> Mapped:
     """The fastest design that fits of some budgets between one that fails and that of a design that fits."""
-    device = choice.target
-    assert device is not None
     low, high = between
     for _ in range(ATTEMPTS):
         middle = isqrt(low * high)
         if not low < middle < high:
             break
-        mapped = _mapped(graph, choice, _chosen(menus, middle, device, Resources()).plans)
+        mapped = of.mapped(of.chosen(middle))
         if device.holds(mapped.total()):
             best, high = mapped, middle
         else:
@@ -223,7 +236,7 @@ def _faster(graph: Graph, choice: Choice, menus: Mapping[str, Menu], between: tu
 
 
 def _besides(mapped: Mapped, solution: Solution) -> Resources:
-    """What a design has that the menus do not count, or count as less."""
+    """What a design has that the choice does not count, or counts as less."""
     total, counted = mapped.total(), solution.resources
     return Resources(*(max(0, getattr(total, k) - getattr(counted, k)) for k in KINDS))
 
@@ -242,8 +255,9 @@ def _too_large(mapped: Mapped, device: Device) -> Problem:
     return Problem("too-large", message, tuple(labels[n] for n in largest), hint)
 
 
-def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan]) -> Mapped:
-    pace = max((plan.cycles for plan in plans.values()), default=1)
+def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan], pace: int | None = None) -> Mapped:
+    """The design of some plans; the pace is that of the slowest, if no other is asked for."""
+    pace = max((plan.cycles for plan in plans.values()), default=1) if pace is None else pace
     graphs = {name: plan.graph for name, plan in plans.items() if plan.graph is not None}
     recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace, graphs=graphs)
     design = place(graph, recipe)

@@ -27,7 +27,17 @@ from hw.slice import Slice
 from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
-from tcompile.mapping.converters import Step, bordered, entering, folded, holding, reordered
+from tcompile.mapping.converters import (
+    FORK_DEPTH,
+    Step,
+    bordered,
+    entering,
+    first_layer,
+    folded,
+    holding,
+    lanes_wanted,
+    reordered,
+)
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import Geometry, bus_of, engine_block
@@ -39,8 +49,6 @@ from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, pool_schedule, schedule
 
 __all__ = ["Recipe", "place"]
-
-FORK_DEPTH = 2  # places of a branch's queue before its need is known
 
 
 @dataclass(frozen=True)
@@ -180,17 +188,13 @@ class _Placer:
         return stream
 
     def wanted(self, value: str) -> int:
-        """Lanes that the first consumer of a value takes."""
-        layout = self.layouts[value]
-        for user in self.graph.consumers[value]:
-            if isinstance(user, (I.Conv, I.Dense)):
-                layer, fold = linear(user, layout), self.recipe.folds[user.name]
-                if layer.is_packed(fold):
-                    return layer.channels
-                return layer.lanes_in(fold)
-            if isinstance(user, (I.Requantize, I.AddScaled, I.Reshape, I.MaxPool, I.SumPool)):
-                return min(self.wanted(user.name), layout.channels)
-        return min(self.recipe.lanes, layout.channels)
+        """Lanes that the first layer behind an input takes."""
+        layout, user = self.layouts[value], first_layer(self.graph, value)
+        if not user:
+            return min(self.recipe.lanes, layout.channels)
+        node = self.graph[user]
+        assert isinstance(node, (I.Conv, I.Dense))
+        return lanes_wanted(linear(node, self.layouts[node.inputs[0]]), self.recipe.folds[user], layout)
 
     def type(self, value: str) -> IntType:
         """Type of a value."""

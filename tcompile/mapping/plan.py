@@ -28,13 +28,14 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.schedule import tiled
 
 __all__ = [
+    "Carried",
     "Choice",
-    "Follower",
     "Plan",
     "Rival",
     "Task",
     "checked",
     "labels",
+    "lanes_come_from",
     "plan_as_asked",
     "planned",
     "searched",
@@ -84,22 +85,30 @@ class Choice:
         return self.target.family if self.target is not None else "ecp5"
 
 
-@dataclass(frozen=True)
-class Follower:
-    """An operation that works on a layer's lanes: a requantizer, a pool, an addition.
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A value that travels in a layer's lanes: its own, and what requantizers, pools and additions make of it.
 
     Parameters
     ----------
     node : Node
+        What makes it; the layer itself for its own value.
     sources : tuple of IntType
-        What comes into it.
+        What comes into that.
     layout : Layout
-        How its result travels.
+        How it travels.
+    maker : Node or None
+        The layer or the pool whose beats come into it as they are; None where something stands between.
+    uses, ports : int
+        How often it is used, outputs of the network among them, and by how many of these.
     """
 
     node: Node
     sources: tuple[IntType, ...]
     layout: Layout
+    maker: Node | None
+    uses: int
+    ports: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +123,8 @@ class Task:
         What comes in, and what it makes of it.
     pools : tuple of (int, int)
         (cycles per word, channels) of the pools behind it that take its lanes as they come.
-    behind : tuple of Follower
-        All that takes its lanes as they come, up to the next layer.
+    carried : tuple of Carried
+        All that travels in its lanes, up to the next layer.
     """
 
     label: str
@@ -123,17 +132,17 @@ class Task:
     source: IntType
     out: IntType
     pools: tuple[tuple[int, int], ...] = ()
-    behind: tuple[Follower, ...] = ()
+    carried: tuple[Carried, ...] = ()
 
     @classmethod
     def of(cls, graph: Graph, node: Node, layer: Linear, label: str, known: Mapping[str, Layout]) -> Task:
         """The task of a node, its neighbours looked up."""
         source, out = graph[node.inputs[0]].type, node.type
         assert isinstance(source, IntType) and isinstance(out, IntType)
-        behind = tuple(_behind(graph, node.name, known))
-        pools = (f.node for f in behind if isinstance(f.node, (I.MaxPool, I.SumPool)))
+        found = tuple(_carried(graph, node, known))
+        pools = (c.node for c in found if isinstance(c.node, (I.MaxPool, I.SumPool)))
         cycles = tuple((prod(_type(n).shape[2:]) * prod(n.kernel), _type(n).shape[1]) for n in pools)
-        return cls(label, layer, source, out, cycles, behind)
+        return cls(label, layer, source, out, cycles, found)
 
 
 @dataclass(frozen=True)
@@ -352,16 +361,24 @@ def searched(task: Task, plan: Plan) -> Plan:
     return replace(plan, graph=adder_graph(task.layer, plan.fold, input_bounds(task.layer, task.source)))
 
 
-def _behind(graph: Graph, name: str, known: Mapping[str, Layout]) -> Iterator[Follower]:
-    """What takes the lanes of a layer as they come, before the next layer; an addition takes those of its first input."""
-    values = [name]
-    while values:
-        value = values.pop()
-        for node in graph.consumers[value]:
-            first = isinstance(node, I.AddScaled) and node.inputs[0] == value
-            if first or isinstance(node, (I.MaxPool, I.SumPool, I.Requantize)):
-                yield Follower(node, tuple(_type(graph[i]) for i in node.inputs), known[node.name])
-                values.append(node.name)
+def _carried(graph: Graph, layer: Node, known: Mapping[str, Layout]) -> Iterator[Carried]:
+    """What travels in the lanes of a layer before the next one; an addition takes those of its first input."""
+    waiting: list[tuple[Node, Node | None]] = [(layer, None)]
+    while waiting:
+        node, maker = waiting.pop()
+        ports = graph.outputs.count(node.name)
+        uses = ports + sum(user.inputs.count(node.name) for user in graph.consumers[node.name])
+        sources = tuple(_type(graph[i]) for i in node.inputs)
+        yield Carried(node, sources, known[node.name], maker, uses, ports)
+        gives = node if uses == 1 and isinstance(node, (I.Conv, I.Dense, I.MaxPool, I.SumPool)) else None
+        waiting += ((user, gives) for user in graph.consumers[node.name] if lanes_come_from(user) == node.name)
+
+
+def lanes_come_from(node: Node) -> str:
+    """The value whose lanes an operation's result has; empty where it has others."""
+    if isinstance(node, (I.MaxPool, I.SumPool, I.Requantize, I.Reshape, I.Transpose, I.AddScaled)):
+        return node.inputs[0]
+    return ""
 
 
 def _type(node: Node) -> IntType:

@@ -1,10 +1,11 @@
 """Chooses hardware for all layers: the least that meets a rate, or the fastest that fits a device.
 
-In a pipeline the slowest layer sets the rate, so layers are chosen one by one: within a budget of cycles per frame each
-takes its cheapest offer (`tcompile.mapping.menu`), which is least as a whole, by the costs of the menus. For a device the
-budget is the smallest whose choice fits, found by bisection, since less time never costs less. Where flip-flops or block
-RAMs do not fit then, layers are chosen together: partial choices grow layer by layer, and of those the ones that others
-beat in everything are dropped.
+In a pipeline the slowest layer sets the rate, so within a budget of cycles per frame every layer may take any of its
+offers (`tcompile.mapping.menu`) that keep it. What stands between two layers depends on the lanes of both
+(`tcompile.mapping.joints`), so all layers are chosen together, exactly (`tcompile.mapping.together`), by the costs of
+the menus and the joints. More time never costs more: every choice for a budget is one for a larger budget. For a device
+the budget is the smallest whose choice fits, found by bisection. Where flip-flops or block RAMs do not fit then, partial
+choices grow layer by layer, and of those the ones that others beat in everything are dropped.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
+import numpy as np
+
 from tcompile.errors import Problem, UsageError
 from tcompile.mapping.devices import Device
-from tcompile.mapping.estimate import Resources
-from tcompile.mapping.menu import Menu, Offer
+from tcompile.mapping.estimate import NO_RESOURCES, Family, Resources
+from tcompile.mapping.joints import Joint
+from tcompile.mapping.menu import USUAL, Menu, Offer, Prices, price
 from tcompile.mapping.plan import Plan, Rival
+from tcompile.mapping.together import cheapest
 
 __all__ = ["Solution", "fastest", "fitting", "least"]
 
+DEARER = 6  # times that what is scarce is made dearer
 MOST = 1000  # partial choices that are kept
 NOTHING = (0, 0, 0)
 
@@ -30,19 +36,26 @@ Chosen = tuple["Chosen", Offer] | None  # what was chosen before, and last
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """An offer for each layer, by node."""
+    """An offer for each layer, by node.
+
+    Parameters
+    ----------
+    between : Resources
+        Of all that stands between the layers.
+    """
 
     budget: int
     offers: Mapping[str, Offer]
     plans: Mapping[str, Plan]
+    between: Resources = NO_RESOURCES
 
     @property
     def resources(self) -> Resources:
-        """Of all layers together."""
-        return sum((o.resources for o in self.offers.values()), Resources())
+        """Of all layers together, and of what stands between them."""
+        return sum((o.resources for o in self.offers.values()), self.between)
 
 
-def least(menus: Mapping[str, Menu], budget: int) -> Solution:
+def least(menus: Mapping[str, Menu], budget: int, joints: Sequence[Joint] = (), prices: Prices = USUAL) -> Solution:
     """The cheapest hardware that takes at most `budget` cycles per frame.
 
     Raises
@@ -50,16 +63,56 @@ def least(menus: Mapping[str, Menu], budget: int) -> Solution:
     UsageError
         Layers that cannot be so fast, all of them at once.
     """
-    found = {name: menu.best(budget) for name, menu in menus.items()}
-    problems = [_too_fast(menus[name], budget) for name, offer in found.items() if offer is None]
+    problems = [_too_fast(menu, budget) for menu in menus.values() if not menu.able(budget)]
     if problems:
         raise UsageError(problems)
-    return _solution(menus, budget, {name: offer for name, offer in found.items() if offer is not None})
+    while True:
+        found = _together({name: menu.able(budget) for name, menu in menus.items()}, menus, joints, prices)
+        guesses = [(name, o) for name, o in found.items() if o.is_guess]
+        if not guesses:
+            return _solution(menus, budget, found, joints)
+        for name, offer in guesses:
+            menus[name].search(offer.plan.fold.form)
 
 
-def _solution(menus: Mapping[str, Menu], budget: int, offers: Mapping[str, Offer]) -> Solution:
+def _together(
+    able: Mapping[str, Sequence[Offer]], menus: Mapping[str, Menu], joints: Sequence[Joint], prices: Prices
+) -> dict[str, Offer]:
+    """The cheapest offers with what stands between them; guesses count as lucky searches."""
+    options = {name: _options(offers, prices) for name, offers in able.items()}
+    alone = {name: np.array([o.least(prices) for o in offers]) for name, offers in options.items()}
+    pairs = []
+    for joint in joints:
+        family, user = menus[joint.user].family, options[joint.user]
+
+        def cost(lanes: int, of: Offer, joint: Joint = joint, family: Family = family) -> float:
+            return price(joint.resources(lanes, of.plan.fold, family), prices)
+
+        if joint.maker in ("", joint.user):
+            alone[joint.user] = alone[joint.user] + [cost(o.plan.fold.pe, o) for o in user]
+        else:
+            table = [[cost(m.plan.fold.pe, o) for o in user] for m in options[joint.maker]]
+            pairs.append((joint.maker, joint.user, np.array(table)))
+    chosen = cheapest(alone, pairs)
+    return {name: offers[chosen[name]] for name, offers in options.items()}
+
+
+def _options(offers: Sequence[Offer], prices: Prices) -> list[Offer]:
+    """The cheapest offer for each way to take and to give elements."""
+    best: dict[tuple[int, int, bool], Offer] = {}
+    for offer in sorted(offers, key=lambda o: (o.least(prices), o.cycles)):
+        fold = offer.plan.fold
+        best.setdefault((fold.pe, fold.simd, fold.form == "engine"), offer)
+    return list(best.values())
+
+
+def _solution(menus: Mapping[str, Menu], budget: int, offers: Mapping[str, Offer], joints: Sequence[Joint]) -> Solution:
     plans = {n: replace(o.plan, rivals=tuple(map(_rival, menus[n].rivals(budget)))) for n, o in offers.items()}
-    return Solution(budget, offers, plans)
+    between = Resources()
+    for joint in joints:
+        lanes = offers[joint.maker or joint.user].plan.fold.pe
+        between += joint.resources(lanes, offers[joint.user].plan.fold, menus[joint.user].family)
+    return Solution(budget, offers, plans, between)
 
 
 def _rival(offer: Offer) -> Rival:
@@ -86,13 +139,13 @@ def _words(offer: Offer) -> str:
     return f"a {fold.form} graph"
 
 
-def fastest(menus: Mapping[str, Menu], device: Device, besides: Resources) -> Solution:
+def fastest(menus: Mapping[str, Menu], device: Device, besides: Resources, joints: Sequence[Joint] = ()) -> Solution:
     """The fastest hardware that fits a device.
 
     Parameters
     ----------
     besides : Resources
-        Of all that is not in the menus.
+        Of all that is neither in the menus nor in the joints.
 
     Raises
     ------
@@ -101,15 +154,15 @@ def fastest(menus: Mapping[str, Menu], device: Device, besides: Resources) -> So
     """
     low = max((m.fastest.cycles for m in menus.values()), default=1)
     high = max((m.slowest for m in menus.values()), default=1)
-    best = fitting(menus, high, device, besides)
+    best = fitting(menus, high, device, besides, joints)
     if best is None:
-        best = least(menus, high)
+        best = least(menus, high, joints)
         problems = _too_large(best, device, besides)
         if problems:
             raise UsageError(problems)
     while low < high:
         middle = (low + high) // 2
-        found = fitting(menus, middle, device, besides)
+        found = fitting(menus, middle, device, besides, joints)
         if found is None:
             low = middle + 1
         else:
@@ -117,16 +170,54 @@ def fastest(menus: Mapping[str, Menu], device: Device, besides: Resources) -> So
     return best
 
 
-def fitting(menus: Mapping[str, Menu], budget: int, device: Device, besides: Resources) -> Solution | None:
-    """The choice within a budget that has the fewest LUTs of those that fit a device; None where none does."""
+def fitting(
+    menus: Mapping[str, Menu], budget: int, device: Device, besides: Resources, joints: Sequence[Joint] = ()
+) -> Solution | None:
+    """A choice within a budget that fits a device, with few LUTs; None where none is found.
+
+    Where the choice of the fewest LUTs does not fit, what is scarce is made dearer, step by step; and layers are packed
+    into what is left of the device, with what stands between them taken to need what it did at the last prices. The
+    latter is exact where nothing stands between the layers.
+    """
+    if not all(menu.able(budget) for menu in menus.values()):
+        return None
+    found, prices = [], USUAL
+    for _ in range(DEARER):
+        solution = least(menus, budget, joints, prices)
+        total = solution.resources + besides
+        if device.holds(total):
+            if prices == USUAL:
+                return solution
+            found.append(solution)
+            break
+        prices = _dearer(prices, total, device)
+    found += _pack(menus, budget, device, besides + solution.between, joints)
+    fits = [s for s in found if device.holds(s.resources + besides)]
+    return min(fits, key=lambda s: s.resources.lut, default=None)
+
+
+def _dearer(prices: Prices, need: Resources, device: Device) -> Prices:
+    """Prices at which what does not fit costs more."""
+    lut, ff, bram = prices
+    return (
+        lut * (2 if need.lut > device.lut else 1),
+        ff * (10 if need.ff > device.ff else 1),
+        bram * (10 if need.bram > device.bram else 1),
+    )
+
+
+def _pack(
+    menus: Mapping[str, Menu], budget: int, device: Device, besides: Resources, joints: Sequence[Joint]
+) -> list[Solution]:
+    """The choice of the fewest LUTs that fits into what is left of a device, if there is one."""
     room = (device.lut - besides.lut, device.ff - besides.ff, device.bram - besides.bram)
     while True:
         found = _packed([menu.able(budget) for menu in menus.values()], room)
         if found is None:
-            return None
+            return []
         guesses = [(menu, o) for menu, o in zip(menus.values(), found, strict=True) if o.is_guess]
         if not guesses:
-            return _solution(menus, budget, dict(zip(menus, found, strict=True)))
+            return [_solution(menus, budget, dict(zip(menus, found, strict=True)), joints)]
         for menu, offer in guesses:
             menu.search(offer.plan.fold.form)
 
