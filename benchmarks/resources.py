@@ -595,15 +595,17 @@ def made_of(block: Measured, family: Family) -> Made:
 
 
 def samples(remade: Callable[[Measured, Family], Made] = made_of) -> list[Sample]:
-    """All that was measured; cases whose gateware has changed since are left out, and told."""
-    known, result = loaded(), []
+    """All that was measured; cases whose gateware has changed since are left out, and counted."""
+    known, result, missing = loaded(), [], Counter[str]()
     for block in cases():
         row = known.get(digest(block))
         for family in FAMILIES:
             if row is None or family not in row:
-                print(f"not measured for {family}: {label(block)[:100]}")
+                missing[f"{type(block).__name__} for {family}"] += 1
                 continue
             result.append(Sample(row["block"], family, remade(block, family), counted(family, row[family])))
+    for kind, count in missing.items():
+        print(f"not measured: {count} of {kind}")
     return result
 
 
@@ -664,14 +666,13 @@ def kinds(all_samples: Sequence[Sample]) -> list[str]:
 
 
 def fit() -> None:
-    """Fit all kinds, write the coefficients, show what is left."""
+    """Fit all kinds, write the coefficients, show what is left; a kind of which nothing is measured keeps those it has."""
     own, others = (
         samples(),
         samples(lambda block, family: by_ports(block) if isinstance(block, Block) else made_of(block, family)),
     )
-    families: dict[str, Any] = {}
+    families: dict[str, Any] = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))["families"]
     for family in FAMILIES:
-        families[family] = {}
         for kind in kinds([s for s in own if s.family == family]):
             families[family] |= {kind: fitted(family, own, kind, families[family])}
         families[family] |= {FALLBACK: fitted(family, others, FALLBACK, families[family])}
@@ -679,7 +680,9 @@ def fit() -> None:
     COEFFICIENTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     for kind in kinds(own):
         for family in FAMILIES:
-            show(kind, family, [s for s in own if (s.of.kind, s.family) == (kind, family)], families[family])
+            mine = [s for s in own if (s.of.kind, s.family) == (kind, family)]
+            if mine:
+                show(kind, family, mine, families[family])
 
 
 def show(kind: str, family: Family, mine: Sequence[Sample], coefficients: Mapping[str, Any]) -> None:

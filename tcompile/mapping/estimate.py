@@ -430,18 +430,11 @@ def _(block: Fork, family: Family) -> Made:
     return Made("Fork", {"control": 1, "copies": block.copies}, {"registers": block.bus.bits + 1 + block.copies})
 
 
-FEW_PARTS = 8  # of which one is chosen in logic that each bit has for itself
-
-
 @made.register
 def _(block: Narrow, family: Family) -> Made:
-    held, given = block.bus.bits, block.outputs[0].bits
-    left, beats = bits(max(2, block.bus.lanes // block.lanes)), len(block.pieces)
-    ratio = block.bus.lanes // block.lanes
-    choice = 2 * (held - given) + given * (ratio > 1)
-    few = 2 < ratio <= FEW_PARTS
-    lut = {"control": 1, "choice": choice * (not few), "choice_of_few": choice * few, "counter": left + bits(beats)}
-    return Made("Narrow", lut, {"registers": held + 1 + (left if held > given else 0) + bits(beats)})
+    held, ratio = block.bus.bits, block.bus.lanes // block.lanes
+    counter = bits(max(2, ratio)) + bits(len(block.pieces))
+    return Made("Narrow", {"control": 1, "choice": held, "counter": counter}, {"registers": held + 1 + counter})
 
 
 @made.register
