@@ -106,7 +106,7 @@ class Box:
     kind: str
     matrix: str
     lanes: str
-    planes: str
+    size: str
     cycles: Cell
     fill: float
     bottleneck: bool
@@ -173,6 +173,7 @@ class Context:
     picture: Picture
     charts: tuple[Bars, ...]
     layers: Table
+    choices: tuple[Table, ...]
     weights: tuple[Fact, ...]
     exactness: tuple[Fact, ...]
     certificate: tuple[Table, ...]
@@ -218,6 +219,7 @@ def _context(report: Row) -> Context:
         picture=_picture(layers),
         charts=tuple(c for c in (_cycle_bars(layers), *_share_bars(layers)) if c.bars),
         layers=_table("Layers, per frame", LAYERS, layers, "All layers"),
+        choices=_tables({"choices": _choices(layers)}, ("choices", CHOSEN, CHOICES)),
         weights=_facts(_part(report, "weights"), WEIGHTS),
         exactness=_facts(exactness, EXACTNESS),
         certificate=_tables(
@@ -348,6 +350,7 @@ def _cycles(row: Row) -> Any:
 
 # Tables
 
+CHOSEN = "The best of each form for each layer alone, within the cycles that a frame may take"
 LAYERS = (
     Column("Layer", "name", _text),
     Column("Op", "op", _text),
@@ -357,6 +360,8 @@ LAYERS = (
     Column("PE", "PE", _figure, "Lanes"),
     Column("SIMD", "SIMD", _figure, "Lanes"),
     Column("Planes", "planes", _figure),
+    Column("Digit", "digit", _figure, "Graph"),
+    Column("Adders", "adders", _figure, "Graph", total=True),
     Column("Kept", "tiles_kept", _figure, "Tiles", total=True),
     Column("All", "tiles", _figure, "Tiles", total=True),
     Column("Positions", "positions", _figure),
@@ -367,6 +372,17 @@ LAYERS = (
     Column("LUT", "lut_estimate", _figure, "Estimate", total=True),
     Column("FF", "ff_estimate", _figure, "Estimate", total=True),
     Column("BRAM", "bram_estimate", _figure, "Estimate", total=True),
+)
+CHOICES = (
+    Column("Layer", "name", _text),
+    Column("Form", "form", _text),
+    Column("Chosen", "chosen", _truth),
+    Column("PE", "PE", _figure, "Lanes"),
+    Column("SIMD", "SIMD", _figure, "Lanes"),
+    Column("Digit", "digit", _figure),
+    Column("Cycles", "cycles", _figure),
+    Column("LUT, estimate", "lut_estimate", _figure),
+    Column("Graph searched", "searched", _truth),
 )
 CERTIFICATE = (
     Column("Layer", "layer", _text),
@@ -419,6 +435,15 @@ def _heads(columns: Sequence[Column]) -> tuple[tuple[Head, ...], ...]:
         inside = list(members)
         first += [Head(group, len(inside))] if group else [Head(c.name, lines=2, right=c.right) for c in inside]
     return (tuple(first), tuple(Head(c.name, right=c.right) for c in columns if c.group))
+
+
+def _choices(layers: Sequence[Row]) -> list[Row]:
+    """The best of each form for each layer, where there was a choice."""
+    return [
+        {**c, "name": row.get("name"), "chosen": c.get("form") == row.get("form"), "searched": not c.get("guess")}
+        for row in layers
+        for c in _rows(row, "choices")
+    ]
 
 
 def _tables(part: Row, *wanted: tuple[str, str, Sequence[Column]]) -> tuple[Table, ...]:
@@ -607,7 +632,7 @@ def _pair(row: Row, *keys: str) -> str:
 
 
 def _box(index: int, row: Row, slowest: Any) -> Box:
-    cycles, planes = _cycles(row), row.get("planes")
+    cycles = _cycles(row)
     kind = " · ".join(_cut(_text(row[k]), 16).text for k in ("op", "form") if row.get(k) is not None)
     return Box(
         x=1 + index % ACROSS * (BOX_WIDTH + GAP_X),
@@ -616,12 +641,19 @@ def _box(index: int, row: Row, slowest: Any) -> Box:
         kind=kind or NONE.text,
         matrix=_pair(row, "MH", "MW"),
         lanes=_pair(row, "PE", "SIMD"),
-        planes="" if planes is None else f"{_figure(planes).text} plane" + ("" if planes == 1 else "s"),
+        size=_size(row),
         cycles=_figure(cycles),
         fill=round(cycles / slowest, 4) if cycles is not None and slowest else 0,
         bottleneck=cycles is not None and cycles == slowest and slowest > 0,
         nodes=", ".join(_visible(str(n)) for n in row.get("onnx_nodes") or ()),
     )
+
+
+def _size(row: Row) -> str:
+    """What a layer is made of: planes of weights, or adders of a graph."""
+    key, word = ("planes", "plane") if row.get("adders") is None else ("adders", "adder")
+    count = row.get(key)
+    return "" if count is None else f"{_figure(count).text} {word}" + ("" if count == 1 else "s")
 
 
 def _link(a: Box, b: Box) -> str:

@@ -40,7 +40,7 @@ def layer(name: str, k: int, **values: Any) -> dict[str, Any]:
         "MW": 1711 + k, "PE": 3 + k, "SIMD": 17 + k, "planes": 111 + k, "tiles": 3300 + 10 * k,
         "tiles_kept": 2200 + 10 * k, "positions": 6400 + k, "cycles_predicted": 140801 + k,
         "cycles_simulated": 140901 + k, "additions_dense": 902101 + k, "additions_done": 801201 + k,
-        "lut_estimate": 5101 + k, "ff_estimate": 5201 + k, "bram_estimate": 531 + k,
+        "lut_estimate": 5101 + k, "ff_estimate": 5201 + k, "bram_estimate": 531 + k, "digit": None, "adders": None,
     }  # fmt: skip
     return row | values
 
@@ -173,14 +173,37 @@ def test_no_figure_on_the_page_is_another():
 
 
 def test_each_column_shows_its_key():
-    row = layer("conv_1", 0)
+    row = layer("conv_1", 0, digit=2, adders=7401)
     body = page({"layers": [row]}).decode().split('aria-label="Layers, per frame"')[1].split("<tbody>")[1]
     shown = [read(figure) for figure in re.findall(r"<data[^>]*>([^<]*)</data>", body.split("</tbody>")[0])]
     keys = (
-        "MH MW PE SIMD planes tiles_kept tiles positions cycles_predicted cycles_simulated additions_done additions_dense"
+        "MH MW PE SIMD planes digit adders tiles_kept tiles positions cycles_predicted cycles_simulated additions_done additions_dense"
         " lut_estimate ff_estimate bram_estimate"
     )
     assert shown == [row[key] for key in keys.split()]
+
+
+def test_a_graph_shows_its_adders_where_an_engine_shows_its_planes():
+    def words(row: dict[str, Any]) -> list[str]:
+        picture = page({"layers": [row]}).decode().split("<svg", 1)[1].split("</svg>")[0]
+        return re.findall(r'text-anchor="end">([^<]*)</text>', picture)
+
+    assert "111 planes" in words(layer("conv_1", 0))
+    assert "7,401 adders" in words(layer("conv_1", 0, form="serial", adders=7401))
+    assert "1 adder" in words(layer("conv_1", 0, form="serial", adders=1))
+
+
+def test_each_choice_has_a_line_with_its_figures():
+    choices = [
+        {"form": form, "digit": digit, "PE": 71 + k, "SIMD": 81 + k, "cycles": 91 + k, "lut_estimate": 61 + k, "guess": k == 1}
+        for k, (form, digit) in enumerate([("engine", None), ("serial", 2)])
+    ]  # fmt: skip
+    text = page({"layers": [layer("conv_1", 0, choices=choices)]}).decode()
+    table = text.split('aria-label="The best of each form')[1].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [re.sub(r"<[^>]*>", " ", line).split() for line in table.split("</tr>")[:-1]]
+    assert cells[0] == ["conv_1", "engine", "yes", "71", "81", "–", "91", "61", "yes"]
+    assert cells[1] == ["conv_1", "serial", "no", "72", "82", "2", "92", "62", "no"]
+    assert "The best of each form" not in page({"layers": [layer("conv_1", 0)]}).decode()
 
 
 @pytest.mark.parametrize(
