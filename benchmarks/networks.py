@@ -18,6 +18,7 @@ from tests.models import Net, typed
 __all__ = ["NETWORKS", "mobilenet", "resnet18", "resnet20"]
 
 STEP = 0.25  # of 4-bit activations
+MEAN = 0.75  # of these, about
 
 
 class Ternary:
@@ -36,18 +37,32 @@ class Ternary:
         """An RGB image, quantized to eight bits."""
         return self.net.qdq(self.net.input((1, 3, side, side), "float32"), 2.0**-6, 128)
 
-    def conv(self, x: str, channels: int, filters: int, *, size: int = 3, stride: int = 1, group: int = 1) -> str:
-        """A convolution, and a scale and a bias for each channel."""
+    def conv(
+        self, x: str, channels: int, filters: int, *, size: int = 3, stride: int = 1, group: int = 1, mean: float = 0
+    ) -> str:
+        """A convolution, and a scale and a bias for each channel; inputs of that `mean` give sums around the bias."""
         net, fan = self.net, channels // group * size * size
-        weight = net.weight(self.codes(filters, channels // group, size, size), np.float32(1), "int2")
-        y = net.op("Conv", x, weight, pads=[size // 2] * 4, strides=[stride, stride], group=group)
+        codes = self.codes(filters, channels // group, size, size)
+        y = net.op(
+            "Conv",
+            x,
+            net.weight(codes, np.float32(1), "int2"),
+            pads=[size // 2] * 4,
+            strides=[stride, stride],
+            group=group,
+        )
         gain = round(-0.5 * np.log2(max(1.0, fan * (1 - self.sparsity)))) + self.random.integers(-1, 1, (filters, 1, 1))
         y = net.op("Mul", y, net.const(2.0**gain))
-        return net.op("Add", y, net.const(self.random.integers(-8, 9, (filters, 1, 1)) / 16))
+        shift = 2.0**gain * mean * codes.sum(axis=(1, 2, 3)).reshape(filters, 1, 1)
+        return net.op("Add", y, net.const((self.random.integers(-8, 9, (filters, 1, 1)) - np.round(16 * shift)) / 16))
 
     def active(self, x: str) -> str:
         """ReLU, and four bits."""
         return self.net.qdq(self.net.op("Relu", x), STEP, 0, "uint4")
+
+    def signed(self, x: str) -> str:
+        """Four bits, for one of two branches that meet: sums of hundreds of numbers are too many to add as they are."""
+        return self.net.qdq(x, STEP, 0, "int4")
 
     def classes(self, x: str, channels: int, count: int) -> onnx.ModelProto:
         """Averages over the image, and a dense layer."""
@@ -83,9 +98,10 @@ def resnet18(sparsity: float = 0.9, seed: int = 0) -> onnx.ModelProto:
     for stage in range(4):
         for block in range(2):
             wide, stride = 64 << stage, 2 if stage and not block else 1
-            y = t.conv(t.active(t.conv(x, width, wide, stride=stride)), wide, wide)
+            y = t.active(t.conv(x, width, wide, stride=stride, mean=MEAN))
+            y = t.signed(t.conv(y, wide, wide, mean=MEAN))
             if stride == 2:
-                x = net.qdq(t.conv(x, width, wide, size=1, stride=2), STEP, 8, "uint4")
+                x = t.signed(t.conv(x, width, wide, size=1, stride=2, mean=MEAN))
             x, width = t.active(net.op("Add", y, x)), wide
     return t.classes(x, 512, 1000)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from amaranth.lib import wiring
 from hw.arithmetic import cut, delayed, elements, multiples, signed_digits, sum_latency, summed
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Queue, outbox
+from hw.timing import Channel, Process, Program, Queue, outbox
 
 __all__ = ["AddScaled"]
 
@@ -88,24 +87,30 @@ class AddScaled(Block):
             outbox(o[0], results, credits),
         )
 
-    def _join(self, there: Sequence[Queue], free: Sequence[Queue], results: Queue, credits: Queue) -> Process:
-        work, places = self.work, self.places
-        for k in count():
-            t = max((yield ("recv", there[0])), (yield ("recv", there[1])))
-            if k >= places:
-                t = max(t, (yield ("recv", credits)))
-            yield ("send", results, t + work)
+    def _join(self, there: Sequence[Queue], free: Sequence[Queue], results: Queue, credits: Queue) -> Program:
+        p = Program()
+        times = p.time(), p.time(), p.time()
+        t = p.time()
+        credits.spare = self.places
+        with p.forever():
+            for queue, time in zip((*there, credits), times, strict=True):
+                p.recv(queue, time)
+            p.set(t, *times)
+            p.send(results, t + self.work)
             for queue in free:
-                yield ("send", queue, t)
+                p.send(queue, t)
+        return p
 
 
-def _waiting(i: Channel, there: Queue, free: Queue) -> Process:
+def _waiting(i: Channel, there: Queue, free: Queue) -> Program:
     """One input: its register is free for the next beat in the cycle in which the beat in it is used."""
-    t = 0
-    while True:
-        t = yield ("get", i, t)
-        yield ("send", there, t + 1)
-        t = yield ("recv", free)
+    p = Program()
+    t = p.time()
+    with p.forever():
+        p.get(i, t, t)
+        p.send(there, t + 1)
+        p.recv(free, t)
+    return p
 
 
 class _AddScaled(wiring.Component):

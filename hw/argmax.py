@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from amaranth.lib import wiring
 from hw.arithmetic import delayed, elements
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Queue, outbox
+from hw.timing import Channel, Process, Program, Queue, outbox
 
 __all__ = ["ArgMax"]
 
@@ -87,15 +86,18 @@ class ArgMax(Block):
         results, credits = Queue(), Queue()
         return (self._take(i[0], results, credits), outbox(o[0], results, credits))
 
-    def _take(self, i: Channel, results: Queue, credits: Queue) -> Process:
+    def _take(self, i: Channel, results: Queue, credits: Queue) -> Program:
         """Only the last beat of a position waits for a place in the outbox."""
-        t = -1
-        for k in count():
-            for _ in range(self.beats - 1):
-                t = yield ("get", i, t + 1)
-            free = (yield ("recv", credits)) if k >= self.places else 0
-            t = yield ("get", i, max(t + 1, free))
-            yield ("send", results, t + self.latency)
+        p = Program()
+        t, free = p.time(-1), p.time()
+        credits.spare = self.places
+        with p.forever():
+            with p.times(self.beats - 1):
+                p.get(i, t, t + 1)
+            p.recv(credits, free)
+            p.get(i, t, t + 1, free)
+            p.send(results, t + self.latency)
+        return p
 
 
 class _ArgMax(wiring.Component):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -245,11 +244,7 @@ def _members(external: Pins, events: Iterable[str]) -> dict[str, wiring.Member]:
 
 def _accept(i: Channel, results: Queue, credits: Queue) -> Process:
     """`hw.timing.dispatch` that sleeps in cycle 0."""
-    t = 0
-    for k in count():
-        free = (yield ("recv", credits)) if k >= PLACES else 0
-        t = yield ("get", i, max(t + 1, free))
-        yield ("send", results, t + 1)
+    return dispatch(i, results, credits, PLACES, 1, first=1)
 
 
 class _Pair(wiring.Component):

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import check_extends, extend
-from hw.timing import Channel, Process
+from hw.timing import Channel, Process, Program
 
 __all__ = ["Concat"]
 
@@ -68,13 +68,15 @@ class Concat(Block):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         return (self._turns(i, o[0]),)
 
-    def _turns(self, i: Sequence[Channel], o: Channel) -> Process:
-        t = 0
-        while True:
+    def _turns(self, i: Sequence[Channel], o: Channel) -> Program:
+        p = Program()
+        t = p.time()
+        with p.forever():
             for channel, run in zip(i, self.runs, strict=True):
-                for _ in range(run):
-                    t = yield ("get", channel, t)
-                    t = yield ("put", o, t + 1)
+                with p.times(run):
+                    p.get(channel, t, t)
+                    p.put(o, t, t + 1)
+        return p
 
 
 class _Concat(wiring.Component):

@@ -11,12 +11,11 @@ leaves in this very tick.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
-from hw.timing import Channel, Process, Queue
+from hw.timing import Channel, Process, Program, Queue
 
 __all__ = ["Elastic", "elastic"]
 
@@ -81,28 +80,39 @@ def elastic(i: Channel, o: Channel, interval: int, latency: int) -> Iterable[Pro
     return (_taken(i, starts, frozen, interval, latency), _given(o, starts, frozen, latency))
 
 
-def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int) -> Process:
+def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int) -> Program:
     """Takes words; a tick is a cycle less the cycles frozen before it, which are asked for no earlier than needed."""
-    offered: deque[int] = deque()  # ticks at which words will be offered, whose waiting is not known yet
-    lost, start = 0, -interval
-    while True:
-        while offered and offered[0] <= start + interval - 1:
-            offered.popleft()
-            lost += yield ("recv", frozen)
-        taken = yield ("get", i, max(0, start + interval - 1 + lost))
-        least = start + interval
-        while offered and offered[0] + lost <= taken + 1:
-            least = max(least, offered.popleft())
-            lost += yield ("recv", frozen)
-        start = max(least, taken + 1 - lost)
-        offered.append(start + latency)
-        yield ("send", starts, start)
+    offered = Queue()  # ticks at which words will be offered, whose waiting is not known yet
+    p = Program()
+    zero, lost, start, least, least_taken = p.time(), p.time(), p.time(-interval), p.time(), p.time()
+    taken, tick, waited = p.time(), p.time(), p.time()
+    with p.forever():
+        with p.due(offered, tick, start + (interval - 1)):
+            p.recv(frozen, waited)
+            p.sum(lost, lost, waited)
+        p.sum(least_taken, start + (interval - 1), lost)
+        p.get(i, taken, zero, least_taken)
+        p.set(least, start + interval)
+        p.difference(start, taken + 1, lost)
+        with p.due(offered, tick, start):
+            p.set(least, least, tick)
+            p.recv(frozen, waited)
+            p.sum(lost, lost, waited)
+            p.difference(start, taken + 1, lost)
+        p.set(start, start, least)
+        p.send(offered, start + latency)
+        p.send(starts, start)
+    return p
 
 
-def _given(o: Channel, starts: Queue, frozen: Queue, latency: int) -> Process:
-    lost = 0
-    while True:
-        offered = (yield ("recv", starts)) + latency + lost
-        waited = (yield ("put", o, offered)) - offered
-        lost += waited
-        yield ("send", frozen, waited)
+def _given(o: Channel, starts: Queue, frozen: Queue, latency: int) -> Program:
+    p = Program()
+    lost, offered, taken = p.time(), p.time(), p.time()
+    with p.forever():
+        p.recv(starts, offered)
+        p.sum(offered, offered + latency, lost)
+        p.put(o, taken, offered)
+        p.difference(taken, taken, offered)
+        p.sum(lost, lost, taken)
+        p.send(frozen, taken)
+    return p

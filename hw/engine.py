@@ -33,7 +33,7 @@ from hw.block import Beats, Block, Bus, Memory, Words
 from hw.lanes import Flags, Kind, Lanes, booth_digits
 from hw.outbox import Outbox
 from hw.sliding import Sliding
-from hw.timing import Channel, Process, Queue, outbox
+from hw.timing import Channel, Process, Program, Queue, outbox
 
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
 
@@ -254,33 +254,35 @@ class Engine(Sliding, Block):
             outbox(o[0], results, credits),
         )
 
-    def _writes(self, i: Channel, written: Queue, freed: Queue) -> Process:
+    def _writes(self, i: Channel, written: Queue, freed: Queue) -> Program:
         """Takes a word when its place in the ring is free, two cycles after the window has left it."""
-        t, word, limit, free = -1, 0, self.depth, 0
-        moves = self.advances()
-        while True:
-            while word >= limit:
-                free = yield ("recv", freed)
-                limit += next(moves)
-            t = yield ("get", i, max(t + 1, free))
-            yield ("send", written, t + 1)
-            word += 1
+        p = Program()
+        t, free = p.time(-1), p.time()
+        freed.spare = 1  # the ring is empty at first
+        with p.forever():
+            p.recv(freed, free)
+            with p.times(self.moved, [self.depth]):
+                p.get(i, t, t + 1, free)
+                p.send(written, t + 1)
+        return p
 
-    def _works(self, lengths: list[int], written: Queue, freed: Queue, results: Queue, credits: Queue) -> Process:
+    def _works(self, lengths: list[int], written: Queue, freed: Queue, results: Queue, credits: Queue) -> Program:
         """Issues the entries of one position after the other."""
-        t, base, have, there, block = -1, 0, 0, 0, 0
-        for move in self.advances():
-            while have < base + self.span:
-                there = yield ("recv", written)
-                have += 1
-            t = max(t, there - 1)
-            for length in lengths:
-                credit = (yield ("recv", credits)) if block >= self.places else 0
-                block += 1
-                t = max(t + length, credit)
-                yield ("send", results, t + self.pipeline)
-            base += move
-            yield ("send", freed, t + 2)
+        p = Program()
+        t, there, credit, length = p.time(-1), p.time(), p.time(), p.time()
+        credits.spare = self.places
+        with p.forever():
+            with p.times(self.moved, [self.span]):
+                p.recv(written, there)
+            p.set(t, t, there - 1)
+            with p.times(len(lengths)):
+                p.recv(credits, credit)
+                p.value(length, lengths)
+                p.sum(t, t, length)
+                p.set(t, t, credit)
+                p.send(results, t + self.pipeline)
+            p.send(freed, t + 2)
+        return p
 
 
 class _Engine(wiring.Component):

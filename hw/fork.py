@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import every
-from hw.timing import Channel, Process, Queue
+from hw.timing import Channel, Process, Program, Queue
 
 __all__ = ["Fork"]
 
@@ -62,20 +62,27 @@ class Fork(Block):
         return (_take(i[0], taken, given), *map(_give, o, taken, given))
 
 
-def _take(i: Channel, taken: Sequence[Queue], given: Sequence[Queue]) -> Process:
-    t = 0
-    while True:
-        t = yield ("get", i, t)
+def _take(i: Channel, taken: Sequence[Queue], given: Sequence[Queue]) -> Program:
+    p = Program()
+    t, other = p.time(), p.time()
+    with p.forever():
+        p.get(i, t, t)
         for queue in taken:
-            yield ("send", queue, t)
+            p.send(queue, t)
         for queue in given:
-            t = max(t, (yield ("recv", queue)))
+            p.recv(queue, other)
+            p.set(t, t, other)
+    return p
 
 
-def _give(o: Channel, taken: Queue, given: Queue) -> Process:
-    while True:
-        t = yield ("put", o, (yield ("recv", taken)) + 1)
-        yield ("send", given, t)
+def _give(o: Channel, taken: Queue, given: Queue) -> Program:
+    p = Program()
+    t = p.time()
+    with p.forever():
+        p.recv(taken, t)
+        p.put(o, t, t + 1)
+        p.send(given, t)
+    return p
 
 
 class _Fork(wiring.Component):

@@ -93,7 +93,7 @@ class Pad(Block):
         return (padded.reshape(-1, self.out.lanes),)
 
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
-        return both_sides(i[0], o[0], self.inside.tolist(), [True] * prod(self.grid))
+        return both_sides(i[0], o[0], self.inside, np.ones(prod(self.grid), bool))
 
 
 class _Pad(wiring.Component):

@@ -12,7 +12,7 @@ from amaranth.lib.memory import Memory as AmaranthMemory
 
 from hw.block import Beats, Block, Bus, Memory, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Queue, outbox
+from hw.timing import Channel, Process, Program, Queue, outbox
 
 __all__ = ["Reorder"]
 
@@ -89,25 +89,30 @@ class Reorder(Block):
             outbox(o[0], results, credits),
         )
 
-    def _write(self, i: Channel, filled: Queue, freed: Queue) -> Process:
-        t, frame = -1, 0
-        while True:
-            free = (yield ("recv", freed)) if frame >= 2 else 0
-            for _ in range(self.beats):
-                t = yield ("get", i, max(t + 1, free))
-            yield ("send", filled, t + 1)
-            frame += 1
+    def _write(self, i: Channel, filled: Queue, freed: Queue) -> Program:
+        p = Program()
+        t, free = p.time(-1), p.time()
+        freed.spare = 2
+        with p.forever():
+            p.recv(freed, free)
+            with p.times(self.beats):
+                p.get(i, t, t + 1, free)
+            p.send(filled, t + 1)
+        return p
 
-    def _read(self, filled: Queue, freed: Queue, results: Queue, credits: Queue) -> Process:
-        t, places = -1, outbox_depth(READING)
-        while True:
-            t = max(t, (yield ("recv", filled)) - 1)
-            for _ in range(self.beats):
-                free = 0 if places else (yield ("recv", credits))
-                places = max(0, places - 1)
-                t = max(t + 1, free)
-                yield ("send", results, t + READING)
-            yield ("send", freed, t + 1)
+    def _read(self, filled: Queue, freed: Queue, results: Queue, credits: Queue) -> Program:
+        p = Program()
+        t, there, free = p.time(-1), p.time(), p.time()
+        credits.spare = outbox_depth(READING)
+        with p.forever():
+            p.recv(filled, there)
+            p.set(t, t, there - 1)
+            with p.times(self.beats):
+                p.recv(credits, free)
+                p.set(t, t + 1, free)
+                p.send(results, t + READING)
+            p.send(freed, t + 1)
+        return p
 
 
 class _Reorder(wiring.Component):

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import and_
 
+import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.block import Bus
-from hw.timing import Channel, Process, Queue
+from hw.timing import Channel, Process, Program, Queue
 
 __all__ = ["both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
 
@@ -88,7 +89,9 @@ def odometer(m: Module, grid: Sequence[int], step: Value) -> list[tuple[Value, V
     return axes[::-1]
 
 
-def both_sides(i: Channel, o: Channel, real: Sequence[bool], given: Sequence[bool]) -> tuple[Process, Process]:
+def both_sides(
+    i: Channel, o: Channel, real: Sequence[bool] | np.ndarray, given: Sequence[bool] | np.ndarray
+) -> tuple[Process, Process]:
     """Timing of a block that holds one input beat and makes one step per cycle, in a round of ``len(real)`` steps.
 
     A step uses the held beat up where `real`; the next one may be taken in the same cycle. It gives an output beat where
@@ -96,28 +99,31 @@ def both_sides(i: Channel, o: Channel, real: Sequence[bool], given: Sequence[boo
     has not begun.
     """
     taken, left = Queue(), Queue()
-    return _take(i, taken, left), _step(o, taken, left, list(zip(real, given, strict=True)))
+    return _take(i, taken, left), _step(o, taken, left, np.array(real, bool), np.array(given, bool))
 
 
-def _take(i: Channel, taken: Queue, left: Queue) -> Process:
-    t = 0
-    while True:
-        t = yield ("get", i, t)
-        yield ("send", taken, t + 1)
-        t = yield ("recv", left)
+def _take(i: Channel, taken: Queue, left: Queue) -> Program:
+    p = Program()
+    t = p.time()
+    with p.forever():
+        p.get(i, t, t)
+        p.send(taken, t + 1)
+        p.recv(left, t)
+    return p
 
 
-def _step(o: Channel, taken: Queue, left: Queue, steps: list[tuple[bool, bool]]) -> Process:
-    t = -1
-    while True:
-        there = yield ("recv", taken)
-        held = True
-        for real, given in steps:
-            if real and not held:
-                there = yield ("recv", taken)
-            t = max(t + 1, there)
-            if given:
-                t = yield ("put", o, t)
-            if real:
-                yield ("send", left, t)
-                held = False
+def _step(o: Channel, taken: Queue, left: Queue, real: np.ndarray, given: np.ndarray) -> Program:
+    p = Program()
+    t, there = p.time(-1), p.time()
+    waits = real & (np.cumsum(real) > 1)  # for a beat that is not there since the round began
+    with p.forever():
+        p.recv(taken, there)
+        with p.times(len(real)):
+            with p.times(waits):
+                p.recv(taken, there)
+            p.set(t, t + 1, there)
+            with p.times(given):
+                p.put(o, t, t)
+            with p.times(real):
+                p.send(left, t)
+    return p

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import every, odometer, within
-from hw.timing import Channel, Process, Queue
+from hw.timing import Channel, Process, Program, Queue
 
 __all__ = ["Slice"]
 
@@ -77,24 +77,31 @@ class Slice(Block):
 
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         taken, left = Queue(), Queue()
-        return _take(i[0], taken, left, self.kept.tolist()), _give(o[0], taken, left)
+        return _take(i[0], taken, left, self.kept), _give(o[0], taken, left)
 
 
-def _take(i: Channel, taken: Queue, left: Queue, kept: Sequence[bool]) -> Process:
-    t, held = -1, False
-    while True:
-        for keep in kept:
-            free = (yield ("recv", left)) if keep and held else 0
-            t = yield ("get", i, max(t + 1, free))
-            if keep:
-                yield ("send", taken, t)
-                held = True
+def _take(i: Channel, taken: Queue, left: Queue, kept: np.ndarray) -> Program:
+    p = Program()
+    t, free, zero = p.time(-1), p.time(), p.time()
+    left.spare = 1
+    with p.forever():
+        p.set(free, zero)
+        with p.times(kept):
+            p.recv(left, free)
+        p.get(i, t, t + 1, free)
+        with p.times(kept):
+            p.send(taken, t)
+    return p
 
 
-def _give(o: Channel, taken: Queue, left: Queue) -> Process:
-    while True:
-        t = yield ("put", o, (yield ("recv", taken)) + 1)
-        yield ("send", left, t)
+def _give(o: Channel, taken: Queue, left: Queue) -> Program:
+    p = Program()
+    t = p.time()
+    with p.forever():
+        p.recv(taken, t)
+        p.put(o, t, t + 1)
+        p.send(left, t)
+    return p
 
 
 class _Slice(wiring.Component):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import cycle
 from math import prod
 
+import numpy as np
+
 __all__ = ["Sliding"]
 
 
@@ -32,6 +34,14 @@ class Sliding:
             total += repeats * (count - 1) * words
             repeats *= count
         return total
+
+    @property
+    def moved(self) -> np.ndarray:
+        """Words by which the window moves on after each position of a frame."""
+        moved = np.array([self.frame], np.int64)
+        for count, words in reversed(self.moves):
+            moved = np.concatenate([np.array([*[words] * (count - 1), int(m)], np.int64) for m in moved])
+        return moved
 
     def advances(self) -> Iterator[int]:
         """Words by which the window moves on after each position, frame after frame."""

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import odometer
-from hw.timing import Channel, Process
+from hw.timing import Channel, Process, Program
 
 __all__ = ["Narrow", "Widen"]
 
@@ -85,13 +85,14 @@ class Narrow(Block):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         return (self._cut(i[0], o[0]),)
 
-    def _cut(self, i: Channel, o: Channel) -> Process:
-        t, pieces = 0, self.pieces
-        while True:
-            for count in pieces:
-                t = yield ("get", i, t)
-                for _ in range(count):
-                    t = yield ("put", o, t + 1)
+    def _cut(self, i: Channel, o: Channel) -> Program:
+        p = Program()
+        t = p.time()
+        with p.forever():
+            p.get(i, t, t)
+            with p.times(self.pieces):
+                p.put(o, t, t + 1)
+        return p
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,15 @@ class Widen(Block):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         return (self._gather(i[0], o[0]),)
 
-    def _gather(self, i: Channel, o: Channel) -> Process:
-        t, pieces = 0, self.pieces
-        while True:
-            for count in pieces:
-                t = yield ("get", i, t)
-                for _ in range(count - 1):
-                    t = yield ("get", i, t + 1)
-                t = yield ("put", o, t + 1)
+    def _gather(self, i: Channel, o: Channel) -> Program:
+        p = Program()
+        t = p.time()
+        with p.forever():
+            p.get(i, t, t)
+            with p.times([count - 1 for count in self.pieces]):
+                p.get(i, t, t + 1)
+            p.put(o, t, t + 1)
+        return p
 
 
 class _Narrow(wiring.Component):

@@ -20,7 +20,7 @@ from amaranth.lib.memory import Memory as Ram
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import odometer
 from hw.sliding import Sliding
-from hw.timing import Channel, Process
+from hw.timing import Channel, Process, Program
 
 __all__ = ["Window"]
 
@@ -92,14 +92,15 @@ class Window(Sliding, Block):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
         return (self._slide(i[0], o[0]),)
 
-    def _slide(self, i: Channel, o: Channel) -> Process:
-        t, moves, need = 0, self.advances(), self.span
-        while True:
-            t = yield ("get", i, t)
-            for _ in range(need - 1):
-                t = yield ("get", i, t + 1)
-            t = yield ("put", o, t + 1)
-            need = next(moves)
+    def _slide(self, i: Channel, o: Channel) -> Program:
+        p = Program()
+        t = p.time()
+        with p.forever():
+            p.get(i, t, t)
+            with p.times(self.moved - 1, [self.span - 1]):
+                p.get(i, t, t + 1)
+            p.put(o, t, t + 1)
+        return p
 
 
 class _Window(wiring.Component):

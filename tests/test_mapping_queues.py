@@ -147,15 +147,13 @@ def test_transfers_of_a_standstill_are_told():
     design = made(joined())
     seen = transfers(design, 1)
     assert 0 < len(seen.streams["s0"]) < design.streams["s0"].beats
-    assert seen.streams[design.outputs[0].stream] == seen.ports["v2_m_axis_0"] or len(
-        seen.streams[design.outputs[0].stream]
-    ) >= len(seen.ports["v2_m_axis_0"])
+    assert len(seen.streams[design.outputs[0].stream]) >= len(seen.ports["v2_m_axis_0"])
 
 
 def test_queues_without_end_take_all():
     design = made(joined())
     seen = transfers(design, 3, list(queues(design)))
-    assert seen.streams["s0"] == list(range(seen.streams["s0"][0], seen.streams["s0"][0] + 27))
+    assert seen.streams["s0"].tolist() == list(range(seen.streams["s0"][0], seen.streams["s0"][0] + 27))
     assert {len(seen.streams[e.stream]) for e in design.outputs} == {3 * 27}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from hw import clockwork, timing
 from hw.fifo import Fifo
-from hw.timing import Channel, Process, run, sink, source
+from hw.timing import Channel, Process, Program, sink, source
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design
 
@@ -46,8 +49,8 @@ class Cycles:
 class Transfers:
     """Cycles of all transfers: on every stream, and at the AXI4-Stream ports by instance."""
 
-    streams: dict[str, list[int]]
-    ports: dict[str, list[int]]
+    streams: dict[str, np.ndarray]
+    ports: dict[str, np.ndarray]
 
 
 def predict(design: Design, frames: int = FRAMES) -> Cycles:
@@ -64,9 +67,9 @@ def predict(design: Design, frames: int = FRAMES) -> Cycles:
 def cycles_of(design: Design, seen: Transfers, frames: int = FRAMES) -> Cycles:
     """The cycles of a run that was made; raises as `predict` does."""
     _check_complete(design, frames, seen.streams)
-    first = min(seen.ports[design.producer(e.stream).name][0] for e in design.inputs)
+    first = min(int(seen.ports[design.producer(e.stream).name][0]) for e in design.inputs)
     last = [seen.ports[i.name] for i in design.instances if not i.outputs]
-    ends = [tuple(times[(f + 1) * (len(times) // frames) - 1] for times in last) for f in range(frames)]
+    ends = [tuple(int(times[(f + 1) * (len(times) // frames) - 1]) for times in last) for f in range(frames)]
     return Cycles(first, tuple(map(max, ends)))
 
 
@@ -94,11 +97,19 @@ def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Tra
             processes.append(source(ports[instance.name], frames * beats))
         elif not instance.outputs:
             processes.append(sink(ports[instance.name]))
-    run(processes)
-    return Transfers({n: c.times or [] for n, c in streams.items()}, {n: c.times or [] for n, c in ports.items()})
+    _run(processes)
+    return Transfers(*({n: np.array(c.times, np.int64) for n, c in group.items()} for group in (streams, ports)))
 
 
-def _check_complete(design: Design, frames: int, streams: dict[str, list[int]]) -> None:
+def _run(processes: Sequence[Process]) -> None:
+    programs = [p for p in processes if isinstance(p, Program)]
+    if len(programs) == len(processes):
+        clockwork.run(programs)
+    else:
+        timing.run(processes)
+
+
+def _check_complete(design: Design, frames: int, streams: dict[str, np.ndarray]) -> None:
     late = [s for e in design.outputs if len(streams[s := e.stream]) < frames * design.streams[s].beats]
     if late:
         waits = [f"{n}: {len(t)} of {frames * design.streams[n].beats} beats" for n, t in streams.items()]

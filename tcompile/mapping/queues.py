@@ -41,13 +41,13 @@ def sized(design: Design) -> tuple[dict[str, int], Transfers]:
     depths = {}
     for name in endless:
         queue = by_name[name]
-        taken, given = (np.array(seen.streams[s]) for s in (queue.inputs[0], queue.outputs[0]))
+        taken, given = (seen.streams[s] for s in (queue.inputs[0], queue.outputs[0]))
         free_again = np.searchsorted(given + 1, taken, side="right")
         depths[name] = max(2, int((np.arange(len(taken)) - free_again).max()) + 1)
     return depths, seen
 
 
-def _full(design: Design, times: Mapping[str, list[int]], endless: list[str]) -> list[str]:
+def _full(design: Design, times: Mapping[str, np.ndarray], endless: list[str]) -> list[str]:
     """Queues that still held all they can at the end of a run; none after a run that came to its end."""
     found = []
     for instance in design.instances:
