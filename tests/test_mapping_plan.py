@@ -51,6 +51,16 @@ def test_cycles_of_a_graph_alone_are_those_of_the_cycle_model(seed, pe, simd, di
         assert predict(place(graph, recipe)).interval == plan.cycles
 
 
+def test_results_that_leave_slowly_do_not_leave_while_the_next_frame_comes():
+    """A frame of 12 x 12 positions with a window of 3 x 3: nothing leaves while 2 rows and 3 positions come."""
+    b = Builder()
+    graph = b.graph(value := b.conv(b.input((1, 1, 12, 12)), np.ones((2, 1, 3, 3), int)))
+    plan = plan_layers(graph, Choice(1, 1, form="parallel"))[value]
+    assert plan.cycles > plan.beats == 200
+    recipe = Recipe({value: plan.fold}, 1, plan.cycles, graphs={value: plan.graph})
+    assert predict(place(graph, recipe)).interval == plan.cycles
+
+
 @given(st.integers(0, 1 << 20), st.integers(1, 8), st.integers(1, 12))
 @settings(max_examples=60)
 def test_numbers_of_a_plan_are_those_of_its_schedule(seed, pe, simd):

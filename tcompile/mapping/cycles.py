@@ -73,13 +73,15 @@ def cycles_of(design: Design, seen: Transfers, frames: int = FRAMES) -> Cycles:
     return Cycles(first, tuple(map(max, ends)))
 
 
-def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Transfers:
+def transfers(design: Design, frames: int, endless: Collection[str] = (), pace: int = 0) -> Transfers:
     """Run a design's timing until nothing moves any more.
 
     Parameters
     ----------
     endless : collection of str
         Instances of `Fifo` that are taken to be without end.
+    pace : int
+        Cycles over which the beats of an input frame are spread; 0 for as fast as they are taken.
     """
     streams = {name: Channel(name, record=True) for name in design.streams}
     ports = {i.name: Channel(i.name, record=True) for i in design.instances if not (i.inputs and i.outputs)}
@@ -94,7 +96,8 @@ def transfers(design: Design, frames: int, endless: Collection[str] = ()) -> Tra
         processes += block.timing(i, o, instance.memories)
         if not instance.inputs:
             beats = design.streams[instance.outputs[0]].beats
-            processes.append(source(ports[instance.name], frames * beats))
+            earliest = [k * pace // beats for k in range(frames * beats)] if pace else []
+            processes.append(source(ports[instance.name], frames * beats, earliest))
         elif not instance.outputs:
             processes.append(sink(ports[instance.name]))
     _run(processes)

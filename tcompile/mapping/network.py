@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
 
 from tcompile.errors import Problem, UsageError
+from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
-from tcompile.mapping.cycles import Cycles, cycles_of
+from tcompile.mapping.cycles import Cycles, cycles_of, predict
 from tcompile.mapping.design import Design
 from tcompile.mapping.devices import Device
 from tcompile.mapping.estimate import NO_RESOURCES, Family, Resources, estimate
@@ -16,14 +17,16 @@ from tcompile.mapping.folding import Wish
 from tcompile.mapping.joints import Joint, joints
 from tcompile.mapping.menu import Menu, menu
 from tcompile.mapping.permute import Order, permutation
-from tcompile.mapping.place import Recipe, place
+from tcompile.mapping.place import Recipe, between, place
 from tcompile.mapping.plan import Choice, Plan, Task, checked, plan_as_asked, tasks
-from tcompile.mapping.queues import sized
+from tcompile.mapping.queues import sized, smoothing
 from tcompile.mapping.solver import Solution, fastest, fitting, least
 
 __all__ = ["Mapped", "map_network", "plan_layers"]
 
 KINDS = ("lut", "ff", "bram")
+LEAST_DEPTH = 2  # places of a queue
+WITHOUT = 1  # beats on their way that need no queue
 ATTEMPTS = 6  # at a target that bubbles between layers make the pipeline miss
 
 
@@ -255,14 +258,46 @@ def _too_large(mapped: Mapped, device: Device) -> Problem:
     return Problem("too-large", message, tuple(labels[n] for n in largest), hint)
 
 
-def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan], pace: int | None = None) -> Mapped:
-    """The design of some plans; the pace is that of the slowest, if no other is asked for."""
-    pace = max((plan.cycles for plan in plans.values()), default=1) if pace is None else pace
+def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan], target: int | None = None) -> Mapped:
+    """The design of some plans.
+
+    Parameters
+    ----------
+    target : int, optional
+        Cycles per frame that it should take: the pace of what may take its time, and what queues between layers that
+        work in bursts are for. Without it the pace is that of the slowest layer.
+    """
+    pace = max((plan.cycles for plan in plans.values()), default=1) if target is None else target
     graphs = {name: plan.graph for name, plan in plans.items() if plan.graph is not None}
     recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace, graphs=graphs)
     design = place(graph, recipe)
     depths, seen = sized(design)
+    cycles = cycles_of(design, seen)
+    if target is not None and cycles.interval is not None and cycles.interval > target:
+        smooth = _smoothed(graph, recipe, target)
+        found = Mapped(*smooth, plans, predict(smooth[0]), graph, choice.family)
+        if found.interval < cycles.interval:
+            return found
     if depths:
         recipe = replace(recipe, depths=depths)
         design = place(graph, recipe)
-    return Mapped(design, recipe, plans, cycles_of(design, seen), graph, choice.family)
+    return Mapped(design, recipe, plans, cycles, graph, choice.family)
+
+
+def _smoothed(graph: Graph, recipe: Recipe, target: int) -> tuple[Design, Recipe]:
+    """The design with queues between layers that work in bursts, as fast as it should be or as queues can make it."""
+    everywhere = {between(value): LEAST_DEPTH for value in _between(graph)}
+    needs = smoothing(place(graph, replace(recipe, depths=everywhere)), target)
+    depths = {n: max(LEAST_DEPTH, d) for n, d in needs.items() if n not in everywhere or d > WITHOUT}
+    recipe = replace(recipe, depths=depths)
+    return place(graph, recipe), recipe
+
+
+def _between(graph: Graph) -> Iterator[str]:
+    """Values on their only way into a layer or into an addition."""
+    for node in graph:
+        if isinstance(node, (I.Conv, I.Dense, I.AddScaled)):
+            for value in node.inputs:
+                alone = len(graph.consumers[value]) == 1 and value not in graph.outputs
+                if alone and not isinstance(graph[value], I.Input) and node.inputs.count(value) == 1:
+                    yield value

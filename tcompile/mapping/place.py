@@ -48,7 +48,9 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, pool_schedule, schedule
 
-__all__ = ["Recipe", "place"]
+__all__ = ["Recipe", "between", "place"]
+
+QUEUE = "queue"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Recipe:
     pace : int
         Cycles per frame that the slowest layer takes; what has twice the time it needs may share hardware.
     depths : mapping of str to int
-        Places of the queues behind forks, by instance name.
+        Places of the queues behind forks and of those between layers, by instance name.
     graphs : mapping of str to AdderGraph
         Of the layers whose form is a graph, by node.
     """
@@ -89,6 +91,11 @@ class Recipe:
         folds = {name: Fold(**fold) for name, fold in data["folds"].items()}
         graphs = {name: graph_from_json(graph) for name, graph in data["graphs"].items()}
         return cls(folds, data["lanes"], data["pace"], data["depths"], graphs)
+
+
+def between(value: str) -> str:
+    """Name of the queue between what makes a value and the one that takes it."""
+    return f"{value}_{QUEUE}".lower()
 
 
 def place(graph: Graph, recipe: Recipe) -> Design:
@@ -176,6 +183,9 @@ class _Placer:
         """The stream of a value for one more use, in the lanes and in the order that are needed."""
         stream = self.streams[self.waiting[value].pop(0)]
         have, node = self.layouts[value], self.graph[value]
+        depth = self.recipe.depths.get(between(value))
+        if depth is not None:
+            stream = self.add(Fifo(stream.bus, depth), [stream], node, QUEUE, [stream.beats], have)[0]
         if layout is not None and not have.is_like(layout):
             stream = self.passed(stream, node, reordered(stream.bus, have, layout))
             have = layout

@@ -209,13 +209,18 @@ class Plan:
 
     @property
     def _windows(self) -> int:
-        """Cycles in which a graph takes its windows: each as long as a word, or as its words need to come."""
-        geometry = window_geometry(self.layer, self.fold)
-        total, repeats = max(self.word, geometry.frame), 1
+        """Cycles of a graph: windows take a word each, or as long as their words need to come.
+
+        Where results leave more slowly than that, three of them are under way at most: while a window takes longer than these to
+        come, at the end of a row or of the frame, nothing leaves.
+        """
+        geometry, leaving = window_geometry(self.layer, self.fold), -(-self.layer.MH // self.fold.pe)
+        taken, left, repeats = max(self.word, geometry.frame), max(leaving, geometry.frame - 2 * leaving), 1
         for count, words in reversed(geometry.moves):
-            total += repeats * (count - 1) * max(self.word, words)
+            taken += repeats * (count - 1) * max(self.word, words)
+            left += repeats * (count - 1) * max(leaving, words - 2 * leaving)
             repeats *= count
-        return total
+        return max(taken, left)
 
     @property
     def beats(self) -> int:

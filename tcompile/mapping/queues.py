@@ -19,10 +19,10 @@ from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.reorder import Reorder
 from hw.window import Window
-from tcompile.mapping.cycles import FRAMES, Transfers, transfers
-from tcompile.mapping.design import Design
+from tcompile.mapping.cycles import FRAMES, Transfers, cycles_of, transfers
+from tcompile.mapping.design import Design, Instance
 
-__all__ = ["queue_depths", "sized"]
+__all__ = ["queue_depths", "sized", "smoothing"]
 
 
 def queue_depths(design: Design) -> dict[str, int]:
@@ -38,13 +38,30 @@ def sized(design: Design) -> tuple[dict[str, int], Transfers]:
         endless += full
         seen = transfers(design, FRAMES, endless)
     by_name = {i.name: i for i in design.instances}
-    depths = {}
-    for name in endless:
-        queue = by_name[name]
-        taken, given = (seen.streams[s] for s in (queue.inputs[0], queue.outputs[0]))
-        free_again = np.searchsorted(given + 1, taken, side="right")
-        depths[name] = max(2, int((np.arange(len(taken)) - free_again).max()) + 1)
-    return depths, seen
+    return {name: max(2, _held(by_name[name], seen)) for name in endless}, seen
+
+
+def smoothing(design: Design, pace: int) -> dict[str, int]:
+    """Places of all queues with which a frame goes through every `pace` cycles, or as fast as any queues make it.
+
+    Inputs come evenly over a frame's time and queues have no end: what they hold then is what they need, since a run in
+    which all beats come as early as they can is in no place later than that one.
+    """
+    queues = [i for i in design.instances if isinstance(i.block, Fifo)]
+    while True:
+        seen = transfers(design, FRAMES, [i.name for i in queues], pace)
+        interval = cycles_of(design, seen).interval
+        assert interval is not None
+        if interval <= pace:
+            return {i.name: _held(i, seen) for i in queues}
+        pace = interval
+
+
+def _held(queue: Instance, seen: Transfers) -> int:
+    """Most beats that were in a queue at a time."""
+    taken, given = seen.streams[queue.inputs[0]], seen.streams[queue.outputs[0]]
+    free_again = np.searchsorted(given + 1, taken, side="right")
+    return int((np.arange(len(taken)) - free_again).max(initial=-1)) + 1
 
 
 def _full(design: Design, times: Mapping[str, np.ndarray], endless: list[str]) -> list[str]:
