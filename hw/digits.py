@@ -2,12 +2,13 @@
 
 All registers are vectors of up to `LONGEST` bits, so that each operation on them is one machine word in a simulator.
 Elements stand in the order in which they are last read, those that are read longest first: what waits for one more tick is then
-the lower part of what waited before, and costs a simulator no shuffling of bits.
+the lower part of what waited before, and costs a simulator no shuffling of bits. Within that order neighbours read neighbours, so
+that one range of a register is the left operand of several adders.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -254,7 +255,7 @@ class _Planner:
     def adders(self, level: int, which: list[int]) -> Iterator[Level]:
         """All adders of a level, as vectors; and their delays."""
         b, first = self.block, self.columns
-        order = sorted(which, key=lambda k: (-self.wait(first + k), k))
+        order = self.order(level, which)
         for n, part in enumerate(_cut(order)):
             nodes = [b.nodes[k] for k in part]
             left = tuple(self.operand(x.left, x.left_shift, level) for x in nodes)
@@ -266,6 +267,18 @@ class _Planner:
                 self.bits |= {(first + place, 0, bit): Bit(total, bit * len(part) + k) for bit in range(self.digit)}
             yield Level(name, level, left, right, tuple(x.subtract for x in nodes), tuple(self.chains(nodes)))
         self.delay([first + k for k in order], str(level))
+
+    def order(self, level: int, which: list[int]) -> list[int]:
+        """Adders whose sums are read longest first; of equal ones in turns whose left operands are neighbours."""
+        turns: Counter[tuple[int, str, int]] = Counter()
+        keys = []
+        for k in which:
+            node = self.block.nodes[k]
+            left = self.operand(node.left, node.left_shift, level)[0]
+            place = (-self.wait(self.columns + k), *((left.register, left.index) if left is not None else ("", 0)))
+            keys.append((place[0], turns[place], *place[1:], k))
+            turns[place] += 1
+        return [key[-1] for key in sorted(keys)]
 
     def chains(self, nodes: list[Node]) -> Iterator[Addition]:
         """Digits that are added together: as many as a chain holds, each with a place for its carry."""

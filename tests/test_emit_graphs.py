@@ -99,3 +99,14 @@ def test_what_waits_longer_is_a_part_of_what_waited():
             if not delay.name.endswith("_0"):
                 assert [b.index for b in delay.source] == list(range(len(delay.source)))
                 assert len({b.register for b in delay.source}) == 1
+
+
+def test_neighbours_read_neighbours():
+    """Two turns of adders over the four inputs, whatever their order in the graph: each reads them as one range."""
+    adders = tuple(
+        Adder(left, right) for left, right in [(2, 5), (0, 4), (3, 4), (2, 4), (1, 5), (0, 5), (1, 4), (3, 5)]
+    )
+    block = serial(AdderGraph(6, adders, tuple(Output(6 + k) for k in range(8))), 1, Bus(6, 2))
+    (level,) = block.plan.levels
+    assert [bit.index for (bit,) in level.left] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert "left = {held_0_0[3:0], held_0_0[3:0]};" in serial_text(block, "gate")
