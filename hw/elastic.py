@@ -46,9 +46,9 @@ class Elastic:
     def __init__(
         self, m: Module, i_valid: Value, i_ready: Value, o_valid: Value, o_ready: Value, interval: int, latency: int
     ) -> None:
-        full, start, tick, enable = Signal(), Signal(), Signal(), Signal()
-        load = Signal(init=1)
-        passed, rested = Signal(latency), Signal(latency)
+        full, start, load = Signal(name="full"), Signal(name="start"), Signal(name="load", init=1)
+        tick, enable = Signal(name="tick"), Signal(name="enable")
+        passed, rested = Signal(latency, name="passed"), Signal(latency, name="rested")
         m.d.comb += [
             tick.eq(~o_valid | o_ready),
             enable.eq(~full | tick),
@@ -60,7 +60,7 @@ class Elastic:
             with m.If(load):
                 m.d.sync += full.eq(i_valid)
             if interval > 1:
-                phase = Signal(range(interval))
+                phase = Signal(range(interval), name="phase")
                 m.d.sync += [
                     phase.eq(Mux(load, 0, phase + 1)),
                     load.eq(Mux(load, ~i_valid, phase == interval - 2)),

