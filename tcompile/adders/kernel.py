@@ -62,7 +62,7 @@ class State(NamedTuple):
     g: np.ndarray  # scalars
 
 
-compiled = njit(cache=True, error_model="numpy")
+compiled = njit(cache=True, error_model="numpy", nogil=True)  # searches of several layers run at the same time
 
 
 @compiled

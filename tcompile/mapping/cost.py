@@ -35,10 +35,16 @@ def cost(task: Task, plan: Plan, family: Family) -> Resources:
     """Resources of a layer's own blocks; a guess where a graph is not known yet."""
     total = Resources()
     for block in _engine(task, plan) if plan.fold.form == "engine" else _graph(task, plan):
-        total += estimate_block(block, family)
+        total += _of_block(block, family)
     if plan.fold.form != "engine" and plan.graph is None:
         total += _guess(task, plan, family)
     return total
+
+
+@lru_cache(maxsize=1 << 12)
+def _of_block(block: Block, family: Family) -> Resources:
+    """Resources of a block; many offers have the same graph."""
+    return estimate_block(block, family)
 
 
 def cost_behind(task: Task, plan: Plan, pace: int, family: Family) -> Resources:

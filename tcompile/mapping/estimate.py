@@ -15,7 +15,7 @@ LUT1 to LUT6 and what shift registers and memories take of them, and halves of b
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, singledispatch
@@ -753,7 +753,7 @@ class Taps:
     """After how many cycles a bit is read by adders, and by how many results."""
 
     adders: set[int] = field(default_factory=set)
-    results: Counter[int] = field(default_factory=Counter)
+    results: dict[int, int] = field(default_factory=dict)
 
     def longest(self) -> int:
         """Registers behind the bit's own."""
@@ -789,7 +789,7 @@ def serial_taps(block: Serial) -> dict[tuple[int, int], Taps]:
                     tap.adders.add(place)
     for row in {row for row in block.rows if row is not None}:
         for tap, place in places(*row, block.depth):
-            tap.results[place] += 1
+            tap.results[place] = tap.results.get(place, 0) + 1
     return taps
 
 

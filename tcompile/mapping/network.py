@@ -183,7 +183,8 @@ def _keeping(of: _Search, target: int, besides: Resources) -> tuple[Mapped, Solu
     for _ in range(ATTEMPTS):
         if mapped.interval <= target:
             break
-        budget = min(budget * target // mapped.interval, budget - 1)
+        slowest = max((plan.cycles for plan in solution.plans.values()), default=budget)  # above, nothing else is least
+        budget = min(budget * target // mapped.interval, min(budget, slowest) - 1)
         try:
             solution = of.chosen(budget, besides)
         except UsageError:  # of a budget that nobody asked for

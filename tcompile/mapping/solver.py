@@ -10,7 +10,9 @@ choices grow layer by layer, and of those the ones that others beat in everythin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -71,8 +73,13 @@ def least(menus: Mapping[str, Menu], budget: int, joints: Sequence[Joint] = (), 
         guesses = [(name, o) for name, o in found.items() if o.is_guess]
         if not guesses:
             return _solution(menus, budget, found, joints)
-        for name, offer in guesses:
-            menus[name].search(offer.plan.fold.form)
+        _search([(menus[name], offer) for name, offer in guesses])
+
+
+def _search(guesses: Sequence[tuple[Menu, Offer]]) -> None:
+    """Make the searches for some graphs, a layer's on each core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda guess: guess[0].search(guess[1].plan.fold.form), guesses))
 
 
 def _together(
@@ -218,8 +225,7 @@ def _pack(
         guesses = [(menu, o) for menu, o in zip(menus.values(), found, strict=True) if o.is_guess]
         if not guesses:
             return [_solution(menus, budget, dict(zip(menus, found, strict=True)), joints)]
-        for menu, offer in guesses:
-            menu.search(offer.plan.fold.form)
+        _search(guesses)
 
 
 def _packed(menus: Sequence[Sequence[Offer]], room: Needs) -> list[Offer] | None:
