@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from hw.engine import Engine
 from hw.pad import Pad
-from hw.width import Widen
 from tcompile.ir.graph import Graph
 from tcompile.ir.requantizers import Comparators, Division
 from tcompile.mapping.cost import cost, cost_behind
 from tcompile.mapping.estimate import Resources, estimate_block
-from tcompile.mapping.folding import Fold
+from tcompile.mapping.folding import Fold, Wish
 from tcompile.mapping.joints import joints
-from tcompile.mapping.network import map_network
+from tcompile.mapping.menu import menu, price
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice, planned, searched, tasks
+from tcompile.mapping.plan import planned, searched, tasks
+from tcompile.mapping.solver import least
 from tests.networks import Builder, random_folds
 
 
@@ -96,16 +96,31 @@ def test_designs_of_graphs_are_counted_as_they_are_placed(seed, pace, form):
     assert counted(graph, folds, pace, layers=True) == placed
 
 
-def test_lanes_that_meet_without_converters_are_chosen():
-    """A converter costs more than lanes that would alone be a little cheaper."""
-    b, random = Builder(), np.random.default_rng(3)
-    x = b.input((1, 8, 8, 8))
-    for _ in range(3):
-        x = b.requantize(b.conv(x, random.integers(-1, 2, (8, 8, 3, 3)), pads=(1,) * 4), levels(random))
-    mapped = map_network(b.graph(x), Choice(budget=1300))
-    folds = [plan.fold for plan in mapped.plans.values()]
-    assert all(one.pe == other.simd for one, other in pairwise(folds))
-    assert not [i for i in mapped.design.instances if isinstance(i.block, Widen)]
+def small(seed: int) -> Graph:
+    """Three layers, the last of them added to the first."""
+    b, random = Builder(), np.random.default_rng(seed)
+    x = b.requantize(b.conv(b.input((1, 2, 4)), random.integers(-1, 2, (4, 2, 1))), levels(random))
+    y = b.requantize(b.conv(x, random.integers(-1, 2, (3, 4, 2)), pads=(1, 0)), levels(random))
+    z = b.requantize(b.conv(y, random.integers(-1, 2, (4, 3, 1))), levels(random))
+    return b.graph(b.add_scaled(z, x))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("budget", [12, 40])
+def test_nothing_costs_less_together_than_what_is_chosen(seed, budget):
+    graph = small(seed)
+    work = tasks(graph)
+    between = joints(graph, work)
+    menus = {name: menu(task, Wish(form="engine"), Wish(), 2, "ecp5") for name, task in work.items()}
+    found = least(menus, budget, between)
+    costs = []
+    for offers in product(*(m.able(budget) for m in menus.values())):
+        chosen = dict(zip(menus, offers, strict=True))
+        total = sum((o.resources for o in offers), Resources())
+        for j in between:
+            total += j.resources(chosen[j.maker or j.user].plan.fold.pe, chosen[j.user].plan.fold, "ecp5")
+        costs.append(price(total))
+    assert price(found.resources) == pytest.approx(min(costs))
 
 
 @pytest.mark.parametrize("pads", [0, 1])

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from hw.fifo import Fifo
 from tcompile.errors import InternalError
+from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
+from tcompile.ir.requantizers import Comparators
 from tcompile.mapping.cycles import FRAMES, Cycles, predict, transfers
 from tcompile.mapping.design import Design
-from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.queues import queue_depths
-from tests.networks import Builder, RandomNetwork, queues, random_folds
+from tcompile.mapping.folding import Fold
+from tcompile.mapping.place import Recipe, between, place
+from tcompile.mapping.plan import planned, searched, tasks
+from tcompile.mapping.queues import queue_depths, smoothing
+from tests.networks import Builder, RandomNetwork, differences, frames_of, queues, random_folds
 
 
 def residual(kernel: int = 3) -> Graph:
@@ -187,3 +191,53 @@ def test_depth_of_a_queue_is_that_of_the_recipe():
     depths = {"v0_branch1": 7}
     assert {n: q.depth for n, q in queues(made(residual(), depths)).items()} == {"v0_branch0": 2, "v0_branch1": 7}
     assert all(isinstance(q, Fifo) for q in queues(made(residual())).values())
+
+
+# --- between layers ----------------------------------------------------------------------------------------------------
+
+
+def bursts() -> tuple[Graph, Recipe]:
+    """Graphs behind each other, one of them with a stride: rows come in bursts, and nothing has room for words ahead."""
+    b, random, folds, graphs = Builder(), np.random.default_rng(0), {}, {}
+    x = b.input((1, 2, 16, 16))
+    for channels, stride, simd in ((8, 1, 2), (8, 1, 2), (8, 2, 2), (8, 1, 1)):
+        weights = random.integers(-1, 2, (channels, b.shape(x)[1], 3, 3))
+        x = b.conv(x, weights, strides=(stride,) * 2, pads=(1,) * 4)
+        folds[x] = Fold(1, simd, "parallel")
+        x = b.requantize(x, Comparators((np.sort(random.integers(-20, 20, 3)),), (np.arange(4),)))
+    graph = b.graph(x)
+    for name, task in tasks(graph).items():
+        graphs[name] = searched(task, planned(task, folds[name])).graph
+    return graph, Recipe(folds, 8, 2300, graphs=graphs)
+
+
+def with_queues(graph: Graph, recipe: Recipe) -> Recipe:
+    """Queues before all layers but the first."""
+    everywhere = {between(n.inputs[0]): 2 for n in graph if isinstance(n, I.Conv) and n.inputs[0] != "v0"}
+    depths = smoothing(place(graph, replace(recipe, depths=everywhere)), 1)
+    return replace(recipe, depths={name: max(2, depth) for name, depth in depths.items()})
+
+
+def test_queues_between_layers_that_work_in_bursts_make_a_pipeline_faster():
+    graph, recipe = bursts()
+    smooth = with_queues(graph, recipe)
+    plain, fast = place(graph, recipe), place(graph, smooth)
+    assert len(smooth.depths) == 3 and max(smooth.depths.values()) > 16
+    assert predict(fast).interval < predict(plain).interval - 100
+    assert differences(fast, graph, frames_of(graph, 2)) == []
+
+
+def test_queues_of_less_than_they_hold_make_it_slower_again_wrong():
+    graph, recipe = bursts()
+    smooth = with_queues(graph, recipe)
+    short = replace(smooth, depths=dict.fromkeys(smooth.depths, 2))
+    assert predict(place(graph, short)).interval > predict(place(graph, smooth)).interval
+
+
+def test_depths_with_which_frames_keep_their_pace_are_enough_for_it():
+    graph, recipe = bursts()
+    for pace in (2400, 3000):
+        everywhere = dict.fromkeys(with_queues(graph, recipe).depths, 2)
+        depths = smoothing(place(graph, replace(recipe, depths=everywhere)), pace)
+        deep = replace(recipe, depths={name: max(2, depth) for name, depth in depths.items()})
+        assert predict(place(graph, deep)).interval <= pace
