@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tcompile.errors import InternalError, ModelError, Problem, printable
 from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, TensorType
+from tcompile.ir.graph import Graph
 
 __all__ = ["EVALUATE", "Network", "linear", "rounded"]
 
@@ -71,8 +71,8 @@ class Network(nn.Module):
         super().__init__()
         _refuse(graph)
         self.graph = graph
-        self.nodes = nn.ModuleDict(dict(nodes or {}))
-        self.behind = nn.ModuleDict(dict(behind or {}))
+        self.nodes = nn.ModuleDict({f"at_{value}": module for value, module in (nodes or {}).items()})
+        self.behind = nn.ModuleDict({f"at_{value}": module for value, module in (behind or {}).items()})
         self.input = graph.all(R.Input)[0]
         self._constants = []
         for node in graph.all(R.Const):
@@ -94,15 +94,15 @@ class Network(nn.Module):
                 live[node.name] = self._compute(node, [live[i] if i else None for i in node.inputs])
             if node.name in wanted:
                 found[node.name] = live[node.name]
-            if node.name in self.behind:
-                live[node.name] = self.behind[node.name](live[node.name])
+            if f"at_{node.name}" in self.behind:
+                live[node.name] = self.behind[f"at_{node.name}"](live[node.name])
             for value in self._last[k]:
                 del live[value]
         return found
 
     def _compute(self, node: Any, arguments: Arguments) -> Tensor:
-        if node.name in self.nodes:
-            y: Tensor = self.nodes[node.name](arguments[0])
+        if f"at_{node.name}" in self.nodes:
+            y: Tensor = self.nodes[f"at_{node.name}"](arguments[0])
         else:
             y = EVALUATE[type(node)](node, arguments)
         if tuple(y.shape[1:]) != node.type.shape:
@@ -234,6 +234,11 @@ def _cast(node: R.Cast, arguments: Arguments) -> Tensor:
     return x.trunc() if node.type.is_integer else x
 
 
+def _frames(y: Tensor, like: Tensor) -> Tensor:
+    """A result over all frames with the axes in front that `like` has."""
+    return y.reshape(*like.shape[:2], *y.shape[1:])
+
+
 def _given(x: Tensor | None) -> Tensor:
     assert x is not None
     return x
@@ -250,10 +255,8 @@ def linear(node: R.RealNode, x: Tensor, weight: Tensor) -> Tensor:
         padding: tuple[int, ...] = before
         if before != after:
             x, padding = F.pad(x, _torch_pads(before, after)), (0,) * rank
-        y = CONVOLUTIONS[rank](
-            x.flatten(0, 1), weight, None, node.strides, padding, node.dilations, node.group
-        )  # type: ignore[call-overload]
-        return y.unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+        y = CONVOLUTIONS[rank](x.flatten(0, 1), weight, None, node.strides, padding, node.dilations, node.group)
+        return _frames(y, x)
     if isinstance(node, R.Gemm):
         x = x.mT if node.transA else x
         weight = weight.mT if node.transB else weight
@@ -302,7 +305,7 @@ def _max_pool(node: R.MaxPool, arguments: Arguments) -> Tensor:
         x = F.pad(x, _torch_pads(before, after), value=-torch.inf)
     pool = MAXIMA[len(node.kernel_shape)]
     y = pool(x.flatten(0, 1), node.kernel_shape, node.strides, 0, node.dilations)
-    return y.unflatten(0, x.shape[:2])
+    return _frames(y, x)
 
 
 def _average_pool(node: R.AveragePool, arguments: Arguments) -> Tensor:
@@ -317,7 +320,7 @@ def _average_pool(node: R.AveragePool, arguments: Arguments) -> Tensor:
         after = [a - p for a, p in zip(after, node.pads[rank:], strict=True)]
         before = [0] * rank
     share = pool(F.pad(counted, _torch_pads(before, after)).flatten(0, 1), node.kernel_shape, node.strides)
-    return (y if bool((share == 1).all()) else y / share).unflatten(0, x.shape[:2])
+    return _frames(y if bool((share == 1).all()) else y / share, x)
 
 
 def _over_positions(reduce: Callable[..., Tensor]) -> Evaluate:
@@ -424,8 +427,3 @@ EVALUATE: dict[type[R.RealNode], Evaluate] = {
     R.LessOrEqual: _elementwise(torch.le), R.Equal: _elementwise(torch.eq),
     R.And: _elementwise(torch.logical_and), R.Or: _elementwise(torch.logical_or), R.Where: _elementwise(torch.where),
 }  # fmt: skip
-
-
-def frames_of(kind: TensorType, x: np.ndarray) -> Tensor:
-    """Frames of an input (frames, *shape)."""
-    return torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, *kind.shape)
