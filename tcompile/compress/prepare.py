@@ -48,6 +48,9 @@ Ternarizers = Callable[[int, int, Tensor], nn.Module]
 class Norm(nn.Module):
     """Batch normalization of a layer's sums over all axes but the channels'.
 
+    Gain and bias are trained in units of the start's mean gain, so that a rate of learning means the same whatever the
+    scale of the network's values.
+
     Parameters
     ----------
     axis : int
@@ -66,7 +69,8 @@ class Norm(nn.Module):
     ) -> None:
         super().__init__()
         self.axis, self.epsilon, self.momentum = axis, epsilon, MOMENTUM
-        self.gain, self.bias = nn.Parameter(_float(gain)), nn.Parameter(_float(bias))
+        self.unit = float(np.sqrt(np.mean(np.square(gain)))) or 1.0
+        self.gain, self.bias = nn.Parameter(_float(gain / self.unit)), nn.Parameter(_float(bias / self.unit))
         self.register_buffer("mean", _float(mean))
         self.register_buffer("variance", _float(variance))
 
@@ -74,9 +78,8 @@ class Norm(nn.Module):
         x = y.movedim(self.axis + 1, -1)
         flat = x.reshape(-1, x.shape[-1])
         training = self.training and len(flat) > 1
-        normed = F.batch_norm(
-            flat, self.mean, self.variance, self.gain, self.bias, training, self.momentum, self.epsilon
-        )
+        gain, bias = self.gain * self.unit, self.bias * self.unit
+        normed = F.batch_norm(flat, self.mean, self.variance, gain, bias, training, self.momentum, self.epsilon)
         return normed.reshape(x.shape).movedim(-1, self.axis + 1)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +87,8 @@ class Norm(nn.Module):
         gain, bias, mean, variance = (
             t.detach().cpu().double().numpy() for t in (self.gain, self.bias, self.mean, self.variance)
         )
-        factor = gain / np.sqrt(variance + self.epsilon)
-        return factor, bias - mean * factor
+        factor = gain * self.unit / np.sqrt(variance + self.epsilon)
+        return factor, bias * self.unit - mean * factor
 
 
 class Site(nn.Module):
