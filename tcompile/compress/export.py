@@ -23,7 +23,7 @@ from tcompile.compress.prepare import Prepared, Site
 from tcompile.errors import ModelError, Problem, printable
 from tcompile.frontend.export import export
 from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, Origin
+from tcompile.ir.graph import Graph, Origin, identifier
 from tcompile.passes.quantize_activations import quantized
 from tcompile.passes.weights import Names, constant, written
 
@@ -73,8 +73,18 @@ def _with_codes(graph: Graph, sites: tuple[Site, ...]) -> Graph:
         factor, offset = site.norm.folded()
         whole = codes.cpu().numpy().round().astype(np.int64)
         scales = scale.detach().cpu().double().numpy().reshape(-1 if scale.numel() > 1 else ())
-        new[site.node.name] = written(graph, site.layer, whole, scales * factor, names, offset)
+        nodes = written(graph, site.layer, whole, scales * factor, names, offset)
+        new[site.node.name] = _named(nodes, identifier(site.name, names.taken))
     return graph.with_nodes([n for node in graph for n in new.get(node.name, (node,))])
+
+
+def _named(nodes: tuple[R.RealNode, ...], name: str) -> tuple[R.RealNode, ...]:
+    """The nodes of a layer; its linear operation bears the layer's name, so that reports and folding files know it."""
+    old = next(n.name for n in nodes if isinstance(n, R.Linear))
+    return tuple(
+        replace(n, name=name if n.name == old else n.name, inputs=tuple(name if i == old else i for i in n.inputs))
+        for n in nodes
+    )
 
 
 def _shifted(graph: Graph, quantizers: Mapping[str, Quantizer]) -> tuple[Graph, dict[str, Quantizer]]:

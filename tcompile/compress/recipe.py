@@ -45,11 +45,11 @@ class Recipe(BaseModel):
     group : str
         What is pruned together.
     sparsity : float
-        Share of the groups to prune.
+        Share of all layers' groups to prune.
     cycles : int or None
         Cycles per frame to reach by pruning, in place of a share.
     skip_first : bool
-        Whether the first layer is not pruned.
+        Whether the first layer, which is small and sees the input, is not pruned.
     strength : float
         λ of a penalty.
     threshold : {"mean", "rank", "mixed"}
@@ -109,7 +109,7 @@ class Recipe(BaseModel):
     group: Literal["tile", "tile-over-taps", "slice", "filter", "channel", "column", "weight"] = "tile"
     sparsity: Share = 0.0
     cycles: Count | None = None
-    skip_first: bool = False
+    skip_first: bool = True
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
     threshold: Literal["mean", "rank", "mixed"] = "mean"
     a: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -224,7 +224,7 @@ class _Run:
         whole = loss if self.pruner is None or self.finished else loss + self.pruner.penalty()
         whole.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        if self.pruner is not None and not self.finished:
+        if self.pruner is not None:
             self.pruner.after_step()
         return float(loss.detach())
 
