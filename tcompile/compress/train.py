@@ -178,7 +178,6 @@ class _Run:
 
     def begin(self) -> None:
         """The start: statistics of the sums that ternary weights give, and what the network does untrained."""
-        self._settle()
         self._prune_in_time()
         self._record({"loss": None})
 
@@ -203,7 +202,6 @@ class _Run:
         if self.pruner is not None and not self.finished and self.epoch >= self.recipe.epochs - self.recipe.after:
             self.pruner.finish()
             self.finished = True
-            self._settle()
 
     def _epoch(self) -> float:
         self.network.train()
@@ -249,7 +247,10 @@ class _Run:
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """Take the normalizations' statistics of some training frames anew."""
+        """Take the normalizations' statistics of some training frames anew.
+
+        Running means lag behind ternary weights, which jump (Nagel et al., ICML 2022): those of these weights count.
+        """
         self.network.train()
         order = torch.randperm(len(self.data.y_train), generator=self.random)
         for count, index in enumerate(torch.split(order, self.recipe.batch)[:SETTLING]):
@@ -261,6 +262,7 @@ class _Run:
 
     def _record(self, facts: dict[str, Any]) -> None:
         """Validate, note it, and keep the network if it is the best."""
+        self._settle()
         graph = exported(self.prepared)
         scores = predict(graph, self.prepared.scores, self.data.x_validation, self.device)
         accuracy, entropy = evaluate(scores / self.unit, self.data.y_validation)
