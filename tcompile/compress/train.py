@@ -404,8 +404,9 @@ def augmented(frames: Tensor, recipe: Recipe, random: torch.Generator) -> Tensor
 
 @torch.no_grad()
 def predict(graph: Graph, scores: str, x: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-    """Scores (N, classes) that a graph gives for frames (N, *shape of its input)."""
+    """Scores (N, classes) that a graph gives for frames (N, ...)."""
     network = Network(graph.with_nodes(graph.nodes, (scores,))).to(device).eval()
+    x = x.reshape(len(x), *network.input.type.shape)
     parts = [
         _scores(network, _frames(x, index).to(device), scores).cpu()
         for index in torch.split(torch.arange(len(x)), EVALUATED)
