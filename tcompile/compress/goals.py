@@ -21,7 +21,7 @@ from tcompile.passes.prune_tiles import weakest
 from tcompile.passes.tile_view import TileView
 from tcompile.passes.weights import Layer
 
-__all__ = ["Candidate", "Cycles", "Goal", "LayerCost", "Ratio"]
+__all__ = ["Candidate", "Cycles", "Goal", "LayerCost", "Ratio", "engine_cycles"]
 
 BIT = IntType((1,), 0, 1)  # of values that do not matter to an engine's cycles
 
@@ -165,18 +165,54 @@ def _integer(
     layer: Layer, shape: tuple[int, ...], view: TileView, codes: np.ndarray
 ) -> tuple[I.Conv | I.Dense, Layout]:
     """The layer on the integer level, and how its input travels."""
-    node, weight = layer.node, Tensor.of(codes.astype(np.int64))
+    node = layer.node
     if isinstance(node, R.Conv):
-        conv = I.Conv(
-            name="layer", inputs=("x",), type=BIT, weight=weight, strides=node.strides, pads=node.pads,
-            dilations=node.dilations, group=node.group,
-        )  # fmt: skip
-        return conv, channels_last(shape, 1)
-    dense = I.Dense(name="layer", inputs=("x",), type=BIT, weight=weight)
+        return _conv(codes, shape, node.strides, node.pads, node.dilations, node.group)
+    dense = I.Dense(name="layer", inputs=("x",), type=BIT, weight=Tensor.of(codes.astype(np.int64)))
     if len(view.shape) == 2:
         return dense, channels_last(shape, -1)
     image = channels_last((1, *view.shape[1:]), 1)
     return dense, Layout((1, prod(view.shape[1:])), image.grid, image.channels, image.order)
+
+
+def _conv(
+    codes: np.ndarray,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    group: int = 1,
+) -> tuple[I.Conv, Layout]:
+    conv = I.Conv(
+        name="layer", inputs=("x",), type=BIT, weight=Tensor.of(codes.astype(np.int64)), strides=strides, pads=pads,
+        dilations=dilations, group=group,
+    )  # fmt: skip
+    return conv, channels_last(shape, 1)
+
+
+def engine_cycles(
+    codes: np.ndarray,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pe: int,
+    simd: int,
+) -> int:
+    """Cycles per frame of a convolution with integer weights on an engine.
+
+    Parameters
+    ----------
+    codes : int array (O, I, kernel...)
+    shape : tuple of int
+        Of its input, (1, I, image...).
+    strides, pads, dilations : tuple of int
+        As ONNX has them.
+    pe, simd : int
+        Lanes, cut to what the layer can use.
+    """
+    work = linear(*_conv(codes, shape, strides, pads, dilations))
+    return planned(Task("layer", work, BIT, BIT), work.fit(pe, simd)).cycles
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from tcompile.errors import Problem, UsageError
 
-__all__ = ["Clipping", "GroupLasso", "Penalty", "Threshold", "threshold"]
+__all__ = ["LANES", "Clipping", "GroupLasso", "Penalty", "Threshold", "threshold"]
 
 Threshold = Literal["mean", "rank", "mixed"]
-LANES = 16
+LANES = 16  # P of the authors' accelerator
 
 
 class Penalty(Protocol):

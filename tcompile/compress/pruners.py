@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from tcompile.compress.goals import Candidate, Goal
 from tcompile.compress.groups import Groups
-from tcompile.compress.penalties import Clipping, GroupLasso, Penalty, Threshold
+from tcompile.compress.penalties import LANES, Clipping, GroupLasso, Penalty, Threshold
 from tcompile.compress.ternarizers import Unquantized
 from tcompile.errors import Problem, UsageError, printable
 
@@ -406,6 +406,7 @@ def pruner(
     threshold: Threshold = "mean",
     a: float = 0.5,
     attached: bool = False,
+    lanes: int = LANES,
     every: int = 1,
     loss: Callable[[], float] | None = None,
 ) -> Pruner:
@@ -418,7 +419,7 @@ def pruner(
         What may be pruned.
     goal : Goal or None
         How much; nothing at all is pruned by the method ``none``.
-    strength, threshold, a, attached
+    strength, threshold, a, attached, lanes
         Of the penalties.
     every : int
         Epochs between updates of ADMM.
@@ -435,7 +436,7 @@ def pruner(
     makers: dict[str, Callable[[], Pruner]] = {
         "magnitude": lambda: Pruner(layers, goal),
         "lasso": lambda: Penalized(layers, goal, GroupLasso(strength), "lasso"),
-        "wpc": lambda: Penalized(layers, goal, Clipping(strength, a, threshold, attached), "wpc"),
+        "wpc": lambda: Penalized(layers, goal, Clipping(strength, a, threshold, attached, lanes), "wpc"),
         "admm": lambda: Admm(layers, goal, every=every),
         "slr": lambda: Slr(layers, goal, loss=loss),
     }
