@@ -167,19 +167,20 @@ class Sws(Ternarizer):
     def _codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         size = rows.abs()
         top = size.amax(dim=1, keepdim=True)
-        level = torch.zeros_like(size, dtype=torch.int64)
-        for i in range(1, self.terms + 1):
-            level += size >= i * self.beta * top
-        level *= size > 0
-        counts = torch.stack([(level == i).sum(dim=1) for i in range(1, self.terms + 1)], dim=1).double()
-        sums = torch.stack([(size * (level == i)).sum(dim=1) for i in range(1, self.terms + 1)], dim=1)
+        supports = [(size >= i * self.beta * top) & (top > 0) for i in range(1, self.terms + 1)]
+        counts, sums = (
+            _of_levels(torch.stack(x, dim=1).double())
+            for x in ([s.sum(dim=1) for s in supports], [(size * s).sum(dim=1) for s in supports])
+        )
         if self.levels == "paper":
             sums = counts * _paper_levels(counts, sums)
         chosen, step = self._snapped(counts, sums)
-        return chosen.gather(1, level) * rows.sign(), step
+        rises = chosen.diff(dim=1, prepend=torch.zeros_like(chosen[:, :1]))
+        codes = sum(rises[:, i : i + 1] * s for i, s in enumerate(supports)) * rows.sign()
+        return codes, step
 
     def _snapped(self, counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """For each row the integers of levels 0 to terms, and their step, of the least squared error.
+        """For each row the integers of its levels, and their step, of the least squared error.
 
         With Σ n_j·L_j·k_j = c and Σ n_j·k_j² = q the error is constant - 2·s·c + s²·q: least for s = c / q.
         """
@@ -194,7 +195,12 @@ class Sws(Ternarizer):
         error = best**2 * square - 2 * best * cross
         index = error.argmin(dim=1)
         step = best.gather(1, index[:, None])[:, 0]
-        return torch.nn.functional.pad(self.table[index], (1, 0)), step
+        return self.table[index], step
+
+
+def _of_levels(nested: Tensor) -> Tensor:
+    """What belongs to each level alone, of sums over nested supports."""
+    return nested - torch.nn.functional.pad(nested[:, 1:], (0, 1))
 
 
 def _paper_levels(counts: Tensor, sums: Tensor) -> Tensor:
