@@ -24,6 +24,7 @@ Truncated Gaussian (He, Fan, CVPR 2019)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from math import pi, sqrt
 from typing import Any, Literal, Protocol, get_args
 
@@ -168,12 +169,14 @@ class Sws(Ternarizer):
         size = rows.abs()
         top = size.amax(dim=1, keepdim=True)
         supports = [(size >= i * self.beta * top) & (top > 0) for i in range(1, self.terms + 1)]
-        counts, sums = (
-            _of_levels(torch.stack(x, dim=1).double())
-            for x in ([s.sum(dim=1) for s in supports], [(size * s).sum(dim=1) for s in supports])
-        )
+        counts = torch.stack([s.sum(dim=1) for s in supports], dim=1).double()
+        sums = torch.stack([(size * s).sum(dim=1) for s in supports], dim=1)
+        scales = torch.where(counts > 0, sums / counts.clamp(min=1), 0.0)
+        counts = _of_levels(counts)
         if self.levels == "paper":
-            sums = counts * _paper_levels(counts, sums)
+            sums = counts * torch.stack(list(accumulate(scales.unbind(1))), dim=1)
+        else:
+            sums = _of_levels(sums)
         chosen, step = self._snapped(counts, sums)
         rises = chosen.diff(dim=1, prepend=torch.zeros_like(chosen[:, :1]))
         codes = sum(rises[:, i : i + 1] * s for i, s in enumerate(supports)) * rows.sign()
@@ -201,12 +204,6 @@ class Sws(Ternarizer):
 def _of_levels(nested: Tensor) -> Tensor:
     """What belongs to each level alone, of sums over nested supports."""
     return nested - torch.nn.functional.pad(nested[:, 1:], (0, 1))
-
-
-def _paper_levels(counts: Tensor, sums: Tensor) -> Tensor:
-    """L_j = S_1 + ... + S_j, S_i the mean over levels i and above; 0 where a support is empty."""
-    n, total = (x.flip(1).cumsum(1).flip(1) for x in (counts, sums))
-    return torch.where(n > 0, total / n.clamp(min=1), 0.0).cumsum(1)
 
 
 class Twn(Ternarizer):
