@@ -73,12 +73,8 @@ class Setting:
 
 SETTINGS = {
     "none": (Setting("none"),),
-    "lasso": (Setting("lasso", 1e-3), Setting("lasso", 3e-3), Setting("lasso", 1e-2)),
-    "wpc": (
-        Setting("wpc", 3e-3, "mean", 1.0),
-        Setting("wpc", 3e-3, "rank", 0.75),
-        Setting("wpc", 1e-2, "rank", 0.75),
-    ),
+    "lasso": (Setting("lasso", 1e-3), Setting("lasso", 3e-3)),
+    "wpc": (Setting("wpc", 3e-3, "rank", 0.75), Setting("wpc", 3e-3, "mean", 1.0)),
 }
 
 
@@ -327,8 +323,8 @@ def integers(net: Network) -> Graph:
 
 def jobs(network: str, found: Found, seeds: int) -> Iterator[Job]:
     """All settings on the first seed, the chosen ones on the others."""
-    for data in SETS:
-        for weights in WEIGHTS:
+    for weights in WEIGHTS:
+        for data in SETS:
             for settings in SETTINGS.values():
                 yield from (Job(network, data, weights, s, 0) for s in settings)
             for seed in range(1, seeds):

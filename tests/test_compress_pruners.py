@@ -172,6 +172,22 @@ def test_cycles_are_reached_by_the_fewest_groups() -> None:
         assert cycles <= most < before and kept == cycles // 25
 
 
+def test_cycles_hold_whatever_is_trained_later() -> None:
+    """Tiles that are zero by their threshold alone are masked too: nothing else keeps them from coming back."""
+    shape, image = (8, 8, 3, 3), (8, 9, 9)
+    graph, _ = real_layer(shape, image)
+    (layer,) = float_layers(graph)[0]
+    cost = LayerCost.of(graph, layer, 4, 4)
+    groups = groups_of_layer("tile", graph, layer, pe=4, simd=4)
+    weak = torch.arange(groups.count) < 12
+    site = Site(torch.where(groups.spread(weak), 0.01, 1.0), Sws(), "layer")
+    codes = site.ternarizer.codes(site.weight)[0].numpy().astype(np.int64)
+    most = cost.cycles(codes)
+    Pruner([(site, groups)], Cycles(most, {"layer": cost})).finish()
+    assert torch.equal(groups.alive(site.mask), ~weak)
+    assert cost.cycles(np.ones(shape, np.int64) * site.mask.numpy().astype(np.int64)) == most == 24 * 25
+
+
 def test_cycles_say_what_they_cannot_reach() -> None:
     with pytest.raises(UsageError, match="must take at most 99 cycles per frame, and takes 484 with one group left"):
         thinned(99)  # 11 x 11 positions with padding, 4 words each, must come in

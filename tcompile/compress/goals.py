@@ -24,6 +24,7 @@ from tcompile.passes.weights import Layer
 __all__ = ["Candidate", "Cycles", "Goal", "LayerCost", "Ratio", "engine_cycles"]
 
 BIT = IntType((1,), 0, 1)  # of values that do not matter to an engine's cycles
+TWO_DIGITS = 5  # an INT4 weight whose two Booth digits are not zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +56,10 @@ class Candidate:
         relative = self.strengths / (self.strengths.mean() or 1.0)
         return np.asarray(np.where(self.alive, relative, relative / (1 + relative) - 1))
 
-    def codes_without(self, dropped: np.ndarray) -> np.ndarray:
-        """Integers once groups are pruned."""
-        return np.asarray(np.where(dropped[self.ids], 0, self.codes))
+    def filled_without(self, dropped: np.ndarray) -> np.ndarray:
+        """Integers once groups are pruned, if training then leaves no other weight zero."""
+        fill = 1 if np.abs(self.codes).max(initial=0) <= 1 else TWO_DIGITS
+        return np.asarray(np.where(dropped[self.ids], 0, fill))
 
 
 class Goal(Protocol):
@@ -220,7 +222,8 @@ class Cycles:
     """As few groups as let no layer take more than some cycles per frame.
 
     The layers of a pipeline work at the same time: the slowest alone decides, so each one is thinned until it is fast
-    enough, weakest groups first, and no further.
+    enough, weakest groups first, and no further. What is not masked may become other than zero in later training, so that
+    every weight that is left counts: the layer stays within the cycles whatever training does.
 
     Parameters
     ----------
@@ -256,7 +259,7 @@ class Cycles:
         return result
 
     def _cycles(self, layer: Candidate, gone: np.ndarray) -> int:
-        return self.costs[layer.name].cycles(layer.codes_without(self._mark(layer, gone)))
+        return self.costs[layer.name].cycles(layer.filled_without(self._mark(layer, gone)))
 
     def _mark(self, layer: Candidate, gone: np.ndarray) -> np.ndarray:
         mark = np.zeros(len(layer.strengths), bool)
