@@ -240,12 +240,12 @@ def compress(
     from tcompile.pipeline import compress as run
     from tcompile.show import show_compression, show_epoch
 
-    targets = CompressTargets(output)
-    targets.check(resume=resume, force=force)
+    targets = CompressTargets(output, resume, force)
+    targets.check()
     recipe = _recipe(config, given)
     report = run(
         model, read_npz(data), targets, recipe, shape=dict(_shape(text) for text in shape or ()),
-        resume=resume, force=force, tell=lambda record: show_epoch(screen, record),
+        tell=lambda record: show_epoch(screen, record),
     )  # fmt: skip
     show_compression(screen, report, output)
 

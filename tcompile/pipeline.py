@@ -475,9 +475,15 @@ class CompressTargets:
     ----------
     output : Path
         OUT.onnx.
+    resume : bool
+        Continue from the checkpoint, if there is one.
+    force : bool
+        Replace what is there; without `resume` an old checkpoint too, once there is a new one.
     """
 
     output: Path
+    resume: bool = False
+    force: bool = False
 
     @property
     def report(self) -> Path:
@@ -487,8 +493,8 @@ class CompressTargets:
     def checkpoint(self) -> Path:
         return self.output.with_suffix(".checkpoint")
 
-    def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse targets before any work; with `force` an old checkpoint is removed.
+    def check(self) -> None:
+        """Refuse targets before any work.
 
         Raises
         ------
@@ -502,20 +508,18 @@ class CompressTargets:
         if not self.output.parent.is_dir():
             problems.append(Problem("cannot-write", f"the folder of the output {name} must exist"))
         for path in (self.output, self.report):
-            if path.exists() and (path.is_dir() or not force):
+            if path.exists() and (path.is_dir() or not self.force):
                 hint = "give another" if path.is_dir() else "give another, or -f to replace it"
                 problems.append(Problem("output-exists", f"{printable(str(path))} must not exist", hint=hint))
-        if self.checkpoint.exists() and not (resume or force):
+        if self.checkpoint.exists() and not (self.resume or self.force):
             message = f"{printable(str(self.checkpoint))} is the checkpoint of work that was ended"
             problems.append(Problem("checkpoint-exists", message, hint="--resume continues it, -f starts anew"))
         if problems:
             raise UsageError(problems)
-        if force and not resume:
-            self.checkpoint.unlink(missing_ok=True)
 
     def load(self) -> bytes | None:
-        """The checkpoint, if there is one."""
-        return self.checkpoint.read_bytes() if self.checkpoint.exists() else None
+        """The checkpoint to continue from, if there is one."""
+        return self.checkpoint.read_bytes() if self.resume and self.checkpoint.exists() else None
 
     def save(self, content: bytes) -> None:
         """Replace the checkpoint.
@@ -539,8 +543,6 @@ def compress(
     recipe: Recipe,
     *,
     shape: Mapping[str, tuple[int, ...]] | None = None,
-    resume: bool = False,
-    force: bool = False,
     tell: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Prune, ternarize and train a float network, and write it as a file that is proved exact.
@@ -557,10 +559,6 @@ def compress(
         What to do.
     shape : mapping of str to tuple of int, optional
         Shapes of inputs with dynamic dimensions.
-    resume : bool
-        Continue from the checkpoint, if there is one.
-    force : bool
-        Replace what is there.
     tell : callable, optional
         Told every epoch.
 
@@ -579,7 +577,7 @@ def compress(
     from tcompile.compress.export import to_onnx
     from tcompile.compress.job import run
 
-    targets.check(resume=resume, force=force)
+    targets.check()
     loaded = load(path, dict(shape or {}))
     real = import_model(loaded.model)
     _refuse_illegal(real)

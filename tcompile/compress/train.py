@@ -143,7 +143,7 @@ def _settings(recipe: Recipe) -> Iterator[None]:
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     random = torch.get_rng_state()
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(_device(recipe).type == "cpu")  # a graphics card has not all of them
     torch.manual_seed(recipe.seed)
     try:
         yield
@@ -326,7 +326,7 @@ class _Run:
 def _opened(content: bytes, key: Mapping[str, str]) -> dict[str, Any]:
     """A checkpoint's content, if it is ours and fits."""
     try:
-        state = torch.load(io.BytesIO(content), weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = dict(state["key"]) if state["format"] == FORMAT else None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         reason = printable(" ".join(str(error).split())[:100])[1:-1]
