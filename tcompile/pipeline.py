@@ -469,7 +469,7 @@ def verify_build(
 
 @dataclass(frozen=True)
 class CompressTargets:
-    """What ``compress`` writes: the network, its report, and while it works a checkpoint beside them.
+    """What ``compress`` writes: the network, its report, a picture, and while it works a checkpoint beside them.
 
     Parameters
     ----------
@@ -490,6 +490,10 @@ class CompressTargets:
         return self.output.with_suffix(".json")
 
     @property
+    def picture(self) -> Path:
+        return self.output.with_suffix(".svg")
+
+    @property
     def checkpoint(self) -> Path:
         return self.output.with_suffix(".checkpoint")
 
@@ -507,7 +511,7 @@ class CompressTargets:
             problems.append(Problem("output-name", f"the output must be a file named *.onnx, not {name}"))
         if not self.output.parent.is_dir():
             problems.append(Problem("cannot-write", f"the folder of the output {name} must exist"))
-        for path in (self.output, self.report):
+        for path in (self.output, self.report, self.picture):
             if path.exists() and (path.is_dir() or not self.force):
                 hint = "give another" if path.is_dir() else "give another, or -f to replace it"
                 problems.append(Problem("output-exists", f"{printable(str(path))} must not exist", hint=hint))
@@ -576,6 +580,7 @@ def compress(
     """
     from tcompile.compress.export import to_onnx
     from tcompile.compress.job import run
+    from tcompile.compress.plots import drawing
 
     targets.check()
     loaded = load(path, dict(shape or {}))
@@ -597,6 +602,7 @@ def compress(
         **result.report,
     }
     replace_file(targets.report, dump_report(report))
+    replace_file(targets.picture, drawing(report))
     replace_file(targets.output, model.SerializeToString())
     targets.checkpoint.unlink(missing_ok=True)
     return report

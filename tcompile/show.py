@@ -257,6 +257,4 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
     screen.say(f"torch's scores are onnxruntime's, bit for bit, on all {report['onnxruntime']['frames']} test frames")
     for note in report["notes"]:
         screen.detail(note)
-    screen.say(
-        f"wrote {output} and {output.with_suffix('.json')}; next: tcompile build {shlex.quote(str(output))} -o DIR"
-    )
+    screen.say(f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR")

@@ -35,7 +35,7 @@ def compress(folder: Path, *options: object, out: str = "out.onnx") -> tuple[obj
 def test_network_and_report_are_written_and_the_checkpoint_removed(files):
     result = tcompile(*compress(files, *OPTIONS, "--json"))
     assert result.code == 0, result.err
-    assert sorted(p.name for p in files.iterdir()) == ["d.npz", "model.onnx", "out.json", "out.onnx"]
+    assert sorted(p.name for p in files.iterdir()) == ["d.npz", "model.onnx", "out.json", "out.onnx", "out.svg"]
     onnx.checker.check_model(onnx.load(files / "out.onnx"), full_check=True)
     report = json.loads((files / "out.json").read_text())
     assert report == result.json

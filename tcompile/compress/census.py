@@ -37,6 +37,8 @@ class LayerCensus:
         Weights in kept tiles, without padding.
     cycles : int
         Per frame, on an engine.
+    map : tuple of str
+        Tiles, "1" where kept: a text per row block, a character per tap and channel block.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LayerCensus:
     kept: int
     kept_weights: int
     cycles: int
+    map: tuple[str, ...]
 
     @property
     def stored(self) -> int:
@@ -58,19 +61,20 @@ class LayerCensus:
 def counter(prepared: Prepared, pe: int, simd: int) -> Callable[[], tuple[LayerCensus, ...]]:
     """What counts the layers of a network as they are when it is called."""
     layers = [(s, LayerCost.of(prepared.graph, s.layer, pe, simd)) for s in prepared.sites]
-    views = [_tile_ids(prepared, pe, simd, k) for k in range(len(layers))]
+    views = [TileView.of_layer(prepared.graph, s.layer, pe, simd) for s in prepared.sites]
 
     def count() -> tuple[LayerCensus, ...]:
         found = []
-        for (site, cost), ids in zip(layers, views, strict=True):
+        for (site, cost), view in zip(layers, views, strict=True):
             codes = site.codes()[0].cpu().numpy().round().astype(np.int64)
             tiles, kept = cost.tiles(codes)
-            alive = np.zeros(int(ids.max()) + 1, bool)
-            alive[ids[codes != 0]] = True
+            alive = view.blocks(codes != 0).any(axis=(4, 5))
+            rows = alive.reshape(alive.shape[0] * alive.shape[1], -1)
+            ids = view.ids(codes.shape)
             found.append(
                 LayerCensus(
                     site.name, codes.size, int(np.count_nonzero(codes)), int(integer_dtype(codes).lstrip("int")),
-                    len(codes), tiles, kept, int(alive[ids].sum()), cost.cycles(codes),
+                    len(codes), tiles, kept, int(alive.reshape(-1)[ids].sum()), cost.cycles(codes), tuple(map(_bits, rows)),
                 )
             )  # fmt: skip
         return tuple(found)
@@ -78,10 +82,8 @@ def counter(prepared: Prepared, pe: int, simd: int) -> Callable[[], tuple[LayerC
     return count
 
 
-def _tile_ids(prepared: Prepared, pe: int, simd: int, index: int) -> np.ndarray:
-
-    layer = prepared.sites[index].layer
-    return TileView.of_layer(prepared.graph, layer, pe, simd).ids(layer.weight.shape)
+def _bits(row: np.ndarray) -> str:
+    return "".join("01"[int(kept)] for kept in row)
 
 
 def census(prepared: Prepared, pe: int, simd: int) -> tuple[LayerCensus, ...]:
