@@ -347,14 +347,15 @@ def done(bench: Bench, network: str, seeds: int, found: Found) -> None:
         if job.key not in found:
             started = time.perf_counter()
             found[job.key] = bench.result(job)
-            save(found)
+            save(FILE, found)
             print(job.key, json.dumps(found[job.key]), f"{time.perf_counter() - started:.0f} s", flush=True)
 
 
-def save(found: Found) -> None:
-    part = FILE.with_suffix(".json.part")
+def save(file: Path, found: object) -> None:
+    """Write results, whole or not at all."""
+    part = file.with_suffix(".json.part")
     part.write_text(json.dumps(found, indent=1) + "\n")
-    part.replace(FILE)
+    part.replace(file)
 
 
 HEAD = (
