@@ -33,7 +33,7 @@ def learn(net: Compression, steps: int, rate: float = 2e-3) -> list[float]:
         (loss + net.penalty()).backward()
         optimizer.step()
         net.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     net.end_epoch()
     return losses
 

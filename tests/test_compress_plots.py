@@ -53,7 +53,7 @@ def test_dot_lies_at_its_share_of_the_axes():
 
 
 def test_curves_join_all_epochs():
-    assert parts("path", "sparsity")[0].get("d") == "M0.0 200.0L190.0 200.0L380.0 100.0"
+    assert parts("path", "curve sparsity")[0].get("d") == "M0.0 200.0L190.0 200.0L380.0 100.0"
 
 
 def test_names_of_the_file_are_escaped():
