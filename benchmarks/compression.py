@@ -374,7 +374,7 @@ def text(found: Found, seeds: int) -> str:
         f"floats, {DRAWN} with the penalty, {RETRAINED} after pruning. Reduced budget: compare rows, not papers. Mean and sample standard",
         "deviation over seeds; *drop* against float weights without pruning after as many epochs, in points; *right after*:",
         "validation before the survivors are trained; *zero before*: tiles that the penalty alone made zero; cycles of a frame",
-        f"on engines of {LANES} x {LANES} lanes, of all layers and of the slowest.",
+        f"on engines of {LANES} x {LANES} lanes, of all layers and of the slowest. Rows that are not here have not been run; the script goes on.",
         "",
         HEAD,
         "|" + "---|" * (HEAD.count("|") - 1),
