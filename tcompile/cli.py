@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tcompile.errors import InternalError, MismatchError, Problem, TcompileError, UsageError, printable
+from tcompile.errors import InternalError, MismatchError, Problem, TcompileError, ToolError, UsageError, printable
 from tcompile.version import __version__
 
 __all__ = ["app", "main"]
@@ -183,6 +183,74 @@ def build(
 
 
 @app.command()
+def compress(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="File to write.", show_default=False)
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="D.npz", help="x_train, y_train, x_test and y_test.", show_default=False)
+    ],
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with tcompile."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="wpc|lasso|admm|slr|magnitude|none", help="How weights are pruned.")
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the groups to prune.")] = None,
+    cycles: Annotated[int | None, typer.Option(metavar="N", help="Instead: cycles per frame to reach.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tile|tile-over-taps|slice|filter|channel|column|weight",
+            help="What is pruned together [default: tile].",
+        ),
+    ] = None,
+    pe: Pe = None,
+    simd: Simd = None,
+    ternary: Annotated[
+        str | None, typer.Option(metavar="sws|twn|gaussian|bcgd", help="How weights are ternarized [default: sws].")
+    ] = None,
+    terms: Annotated[int | None, typer.Option(metavar="N", help="Ternary terms per weight (sws) [default: 1].")] = None,
+    act_bits: Annotated[int | None, typer.Option(metavar="B", help="Bits of activations, 1 to 8 [default: 4].")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training frames.")] = None,
+    retrain: Annotated[
+        int | None, typer.Option(metavar="N", help="Of these, after the pruning [default: a third].")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Frames of a step [default: 64].")] = None,
+    rate: Annotated[float | None, typer.Option(metavar="R", help="Learning rate [default: 0.002].")] = None,
+    distill: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of the loss that follows the float network.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Of all random numbers [default: 0].")] = None,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to train.")] = None,
+    shape: Shape = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint, if there is one.")] = False,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Replace the output; start anew.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Prune, ternarize and train a float network: from ONNX and data to ONNX with 2-bit weights."""
+    screen = _screen(as_json, quiet, verbose)
+    given = {k: v for k, v in locals().items() if k in RECIPE_NAMES and v is not None}
+    from tcompile.data import read_npz
+    from tcompile.pipeline import CompressTargets
+    from tcompile.pipeline import compress as run
+    from tcompile.show import show_compression, show_epoch
+
+    targets = CompressTargets(output, resume, force)
+    targets.check()
+    recipe = _recipe(config, given)
+    report = run(
+        model, read_npz(data), targets, recipe, shape=dict(_shape(text) for text in shape or ()),
+        tell=lambda record: show_epoch(screen, record),
+    )  # fmt: skip
+    show_compression(screen, report, output)
+
+
+@app.command()
 def verify(
     directory: Directory,
     inputs: Annotated[
@@ -265,6 +333,24 @@ OPTION_NAMES = (
     "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
     "fps", "clock_mhz", "form", "target", "permute",
 )  # fmt: skip
+
+
+RECIPE_NAMES = (
+    "method", "sparsity", "cycles", "group", "pe", "simd", "ternary", "terms", "act_bits", "epochs", "retrain", "batch",
+    "rate", "distill", "seed", "device",
+)  # fmt: skip
+
+
+def _recipe(config: str | None, given: dict[str, Any]) -> Any:
+    """A checked recipe; without torch there is none."""
+    try:
+        from tcompile.compress import read_recipe
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        message = "training needs torch, and it is not installed"
+        raise ToolError(Problem("no-torch", message, hint="pip install 'tcompile[train]'")) from error
+    return read_recipe(config, given)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

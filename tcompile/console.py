@@ -56,6 +56,11 @@ class Screen:
         if self.verbosity >= 0:
             self.err.print(f"[dim]note[/dim] {escape(text)}")
 
+    def progress_line(self, text: str) -> None:
+        """One line of progress that stays, on stderr."""
+        if self.verbosity >= 0:
+            self.err.print(f"[dim]{escape(text)}[/dim]")
+
     def detail(self, text: str) -> None:
         """One line for those who asked for more."""
         if self.verbosity > 0:

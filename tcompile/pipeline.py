@@ -1,12 +1,13 @@
-"""The order of the stages, and nothing else: file, real numbers, passes, integers, hardware, files, verification."""
+"""The order of the stages, and nothing else: file, real numbers, passes or training, integers, hardware, files, verification."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -49,8 +50,23 @@ from tcompile.reference import Kernel, Mode
 from tcompile.report import build_report, with_hardware, with_verification
 from tcompile.report import dump as dump_report
 from tcompile.verify import Network, Progress, Verification, frames_of, input_types, labels_of, random_inputs, verify
+from tcompile.version import __version__
 
-__all__ = ["Built", "Compiled", "build", "compile_file", "node_rows", "plan", "verify_build"]
+if TYPE_CHECKING:  # torch takes a second to import
+    from tcompile.compress.job import Result
+    from tcompile.compress.recipe import Recipe
+
+__all__ = [
+    "Built",
+    "Compiled",
+    "CompressTargets",
+    "build",
+    "compile_file",
+    "compress",
+    "node_rows",
+    "plan",
+    "verify_build",
+]  # fmt: skip
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
@@ -449,6 +465,167 @@ def verify_build(
     replace_file(directory / "report.json", dump_report(report))
     replace_file(directory / "report.html", page(report))
     return report, found
+
+
+@dataclass(frozen=True)
+class CompressTargets:
+    """What ``compress`` writes: the network, its report, a picture, and while it works a checkpoint beside them.
+
+    Parameters
+    ----------
+    output : Path
+        OUT.onnx.
+    resume : bool
+        Continue from the checkpoint, if there is one.
+    force : bool
+        Replace what is there; without `resume` an old checkpoint too, once there is a new one.
+    """
+
+    output: Path
+    resume: bool = False
+    force: bool = False
+
+    @property
+    def report(self) -> Path:
+        return self.output.with_suffix(".json")
+
+    @property
+    def picture(self) -> Path:
+        return self.output.with_suffix(".svg")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output.with_suffix(".checkpoint")
+
+    def check(self) -> None:
+        """Refuse targets before any work.
+
+        Raises
+        ------
+        UsageError
+            The output is no .onnx file in a folder that is there, or it would replace something.
+        """
+        name = printable(str(self.output))
+        problems = []
+        if self.output.suffix != ".onnx":
+            problems.append(Problem("output-name", f"the output must be a file named *.onnx, not {name}"))
+        if not self.output.parent.is_dir():
+            problems.append(Problem("cannot-write", f"the folder of the output {name} must exist"))
+        for path in (self.output, self.report, self.picture):
+            if path.exists() and (path.is_dir() or not self.force):
+                hint = "give another" if path.is_dir() else "give another, or -f to replace it"
+                problems.append(Problem("output-exists", f"{printable(str(path))} must not exist", hint=hint))
+        if self.checkpoint.exists() and not (self.resume or self.force):
+            message = f"{printable(str(self.checkpoint))} is the checkpoint of work that was ended"
+            problems.append(Problem("checkpoint-exists", message, hint="--resume continues it, -f starts anew"))
+        if problems:
+            raise UsageError(problems)
+
+    def load(self) -> bytes | None:
+        """The checkpoint to continue from, if there is one."""
+        return self.checkpoint.read_bytes() if self.resume and self.checkpoint.exists() else None
+
+    def save(self, content: bytes) -> None:
+        """Replace the checkpoint.
+
+        Raises
+        ------
+        UsageError
+            It cannot be written; that of the epoch before is still there.
+        """
+        try:
+            replace_file(self.checkpoint, content)
+        except UsageError as error:
+            hint = "the checkpoint before it is kept: make room, and continue with --resume"
+            raise UsageError([replace(p, hint=hint) for p in error.problems]) from error
+
+
+def compress(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    targets: CompressTargets,
+    recipe: Recipe,
+    *,
+    shape: Mapping[str, tuple[int, ...]] | None = None,
+    tell: Callable[[Mapping[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Prune, ternarize and train a float network, and write it as a file that is proved exact.
+
+    Parameters
+    ----------
+    path : Path
+        ONNX file.
+    arrays : mapping of str to ndarray
+        ``x_train``, ``y_train``, ``x_test``, ``y_test``.
+    targets : CompressTargets
+        What is written.
+    recipe : Recipe
+        What to do.
+    shape : mapping of str to tuple of int, optional
+        Shapes of inputs with dynamic dimensions.
+    tell : callable, optional
+        Told every epoch.
+
+    Returns
+    -------
+    dict
+        What the report holds.
+
+    Raises
+    ------
+    ModelError, UsageError
+        Every reason of the stage that failed.
+    InternalError
+        onnxruntime computes other scores from the file than torch.
+    """
+    from tcompile.compress.export import to_onnx
+    from tcompile.compress.job import run
+    from tcompile.compress.plots import drawing
+
+    targets.check()
+    loaded = load(path, dict(shape or {}))
+    real = import_model(loaded.model)
+    _refuse_illegal(real)
+    digest = _digest(arrays)
+    result = run(real, arrays, recipe, store=targets, key={"model": loaded.sha256, "data": digest}, tell=tell)
+    model = to_onnx(result.graph)
+    mismatches = _differing(result)
+    if mismatches:
+        message = f"onnxruntime computes other scores than torch for {mismatches} of {len(result.predicted)} frames"
+        raise InternalError(Problem("torch-differs", message, (loaded.file,)))
+    report = {
+        "schema": 1,
+        "tcompile": __version__,
+        "model": {"file": loaded.file, "sha256": loaded.sha256, "format": loaded.format},
+        "data": {"sha256": digest},
+        "onnxruntime": {"frames": len(result.predicted), "mismatches": mismatches},
+        **result.report,
+    }
+    replace_file(targets.report, dump_report(report))
+    replace_file(targets.picture, drawing(report))
+    replace_file(targets.output, model.SerializeToString())
+    targets.checkpoint.unlink(missing_ok=True)
+    return report
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a data file's arrays."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _differing(result: Result) -> int:
+    """Test frames whose scores are not bit for bit those of onnxruntime."""
+    graph = result.graph.with_nodes(result.graph.nodes, (result.scores,))
+    source = graph.all(R.Input)[0]
+    session = reference.Session(export(graph))
+    frames = result.x_test.astype(source.type.dtype)
+    found = session.frames({source.origin.tensor: frames})[session.outputs[0]].reshape(result.predicted.shape)
+    return int((found != result.predicted).any(axis=1).sum())
 
 
 def node_rows(compiled: Compiled) -> list[dict[str, Any]]:

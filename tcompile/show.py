@@ -14,7 +14,7 @@ from tcompile.pipeline import Built, Compiled, node_rows
 from tcompile.report import hardware
 from tcompile.verify import Verification
 
-__all__ = ["show_build", "show_check", "show_layers", "show_verification"]
+__all__ = ["show_build", "show_check", "show_compression", "show_epoch", "show_layers", "show_verification"]
 
 Report = Mapping[str, Any]
 PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
@@ -84,7 +84,7 @@ def show_build(screen: Screen, built: Built, directory: Path, *, explain: bool =
     if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
         screen.say(
             "weights were changed without training: accuracy is what 'tcompile verify' measures, and falls with few"
-            " terms or digits; training under compression ('tcompile compress') is planned"
+            " terms or digits, or train under compression: 'tcompile compress'"
         )
     name = str(directory)
     again = shlex.quote(name) if name.isprintable() else "DIR"
@@ -219,3 +219,42 @@ def _other_reference(screen: Screen, found: Verification) -> None:
 
 def _short(name: str) -> str:
     return printable(name)[1:-1]
+
+
+def show_epoch(screen: Screen, record: Report) -> None:
+    """One line of a training's progress."""
+    loss = "" if record["loss"] is None else f"  loss {record['loss']:.4f}"
+    screen.progress_line(
+        f"epoch {record['epoch']:3}/{record['epochs']}{loss}  validation {record['validation']:.2%}"
+        f"  zero tiles {record['tile_sparsity']:.1%}  zeros {record['zeros']:.1%}  {record['rate_model']:.1f}x smaller"
+        f"  {record['cycles']} cycles{'  pruned' if record['pruned'] else ''}{' *' if record['best'] else ''}"
+    )
+
+
+def show_compression(screen: Screen, report: Report, output: Path) -> None:
+    """What training made of a network."""
+    if screen.as_json:
+        screen.json(report)
+        return
+    rows = [
+        [_short(x["name"]), x["weights"], x["bits"], f"{1 - x['nonzero'] / x['weights']:.0%}",
+         f"{x['kept']}/{x['tiles']}", x["cycles"]]
+        for x in report["layers"]
+    ]  # fmt: skip
+    screen.table(_short(report["model"]["file"]), ("layer", "weights", "bits", "zeros", "tiles", "cycles"), rows)
+    weights, accuracy = report["weights"], report["accuracy"]
+    rate = weights["rate_layers"]
+    layers = "no layer of 2 bits" if rate is None else f"{rate:.1f}x smaller in layers of 2 bits"
+    screen.say(
+        f"tiles: {weights['tile_sparsity']:.1%} zero; weights: {weights['zeros']:.1%} zero; "
+        f"{weights['rate_model']:.1f}x smaller as a whole, {layers}"
+    )
+    drop = 100 * (accuracy["test_float"] - accuracy["test"])
+    screen.say(
+        f"accuracy: {accuracy['test']:.2%} on {report['frames']['test']} test frames, "
+        f"float {accuracy['test_float']:.2%}, drop {drop:.2f} points (epoch {report['epoch']}, chosen by validation)"
+    )
+    screen.say(f"torch's scores are onnxruntime's, bit for bit, on all {report['onnxruntime']['frames']} test frames")
+    for note in report["notes"]:
+        screen.detail(note)
+    screen.say(f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR")

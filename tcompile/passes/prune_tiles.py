@@ -1,9 +1,6 @@
 """Zeroes the weakest tiles of PE x SIMD weights, the unit that the engine skips.
 
-The weights of a layer are a matrix of MH rows (output channels) and MW columns in the order (kernel..., channel within
-the group). A tile is PE rows by SIMD columns and never crosses a kernel tap or a group; rows and channels that do not
-divide are padded with zeros. Where a layer has fewer channels than SIMD, the taps along the last axis count as
-channels, and a dense layer over a flattened image has the image's positions for taps: both are what the engine does.
+What a tile is says `tcompile.passes.tile_view`; rows and channels that do not divide are padded with zeros.
 A tile's strength is the root mean square of its own weights (padding not counted), so that padded tiles compare fairly;
 across layers it is taken relative to the mean strength of the layer's tiles.
 """
@@ -11,31 +8,21 @@ across layers it is taken relative to the mean strength of the layer's tiles.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import prod
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from tcompile.errors import Problem, UsageError, printable
-from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, TensorType
+from tcompile.ir.graph import Graph
 from tcompile.passes.base import PassResult
+from tcompile.passes.tile_view import TileView, blocks
 from tcompile.passes.weights import Layer, Names, float_layers, with_weight
 
-__all__ = ["PruneTiles", "tile_counts", "tiles"]
-
-
-def _blocks(weight: np.ndarray, pe: int, simd: int, group: int) -> np.ndarray:
-    """Weights (MH, C, kernel...) padded and cut: (group, row blocks, taps, channel blocks, PE, SIMD)."""
-    rows, channels = weight.shape[0] // group, weight.shape[1]
-    x = weight.reshape(group, rows, channels, -1)
-    x = np.pad(x, [(0, 0), (0, -rows % pe), (0, -channels % simd), (0, 0)])
-    x = x.reshape(group, x.shape[1] // pe, pe, x.shape[2] // simd, simd, x.shape[3])
-    return x.transpose(0, 1, 5, 3, 2, 4)
+__all__ = ["PruneTiles", "tile_counts", "tiles", "weakest"]
 
 
 def tiles(weight: np.ndarray, pe: int, simd: int, group: int = 1) -> np.ndarray:
@@ -50,67 +37,46 @@ def tiles(weight: np.ndarray, pe: int, simd: int, group: int = 1) -> np.ndarray:
     -------
     float64 array (group, row blocks, taps, channel blocks)
     """
-    sums = (_blocks(weight.astype(np.float64), pe, simd, group) ** 2).sum(axis=(4, 5))
-    return np.asarray(np.sqrt(sums / _blocks(np.ones(weight.shape), pe, simd, group).sum(axis=(4, 5))))
+    sums = (blocks(weight.astype(np.float64), pe, simd, group) ** 2).sum(axis=(4, 5))
+    return np.asarray(np.sqrt(sums / blocks(np.ones(weight.shape), pe, simd, group).sum(axis=(4, 5))))
 
 
 def tile_counts(weight: np.ndarray, pe: int, simd: int, group: int = 1) -> tuple[int, int]:
     """Tiles of a layer after padding, and how many of them hold a weight that is not zero."""
-    kept = (_blocks(weight, pe, simd, group) != 0).any(axis=(4, 5))
+    kept = (blocks(weight, pe, simd, group) != 0).any(axis=(4, 5))
     return kept.size, int(kept.sum())
 
 
-def _without(weight: np.ndarray, dropped: np.ndarray, pe: int, simd: int, group: int) -> np.ndarray:
-    """The weights with tiles set to zero; `dropped` has the shape that `tiles` returns."""
-    mask = dropped.transpose(0, 1, 3, 2).repeat(pe, axis=1).repeat(simd, axis=2)
-    mask = mask[:, : weight.shape[0] // group, : weight.shape[1]]
-    return np.where(mask.reshape(weight.shape), 0.0, weight)
+def weakest(strengths: Sequence[np.ndarray], count: int, *, allow_empty: bool = False) -> list[np.ndarray]:
+    """The weakest groups of some layers that compete; of equal ones those of the first layer and place.
 
+    Parameters
+    ----------
+    strengths : sequence of float64 array
+        Of each layer, comparable between layers.
+    count : int
+        Groups to choose.
+    allow_empty : bool
+        Whether a layer may lose its strongest group; without it fewer may be chosen.
 
-@dataclass(frozen=True)
-class _View:
-    """A layer's weights as the engine cuts them: (MH, channels of a tap, taps)."""
-
-    shape: tuple[int, ...]
-    packed: bool
-
-    @classmethod
-    def of(cls, graph: Graph, layer: Layer, simd: int) -> _View:
-        shape = layer.weight.shape
-        image = _flattened(graph, layer.node.inputs[0]) if len(shape) == 2 else None
-        if image is not None and prod(image) == shape[1]:
-            return cls((shape[0], image[0], prod(image[1:])), packed=False)
-        packed = layer.group == 1 and len(shape) > 2 and shape[-1] > 1 and shape[1] < simd
-        return cls(shape, packed)
-
-    def cut(self, weight: np.ndarray) -> np.ndarray:
-        """The weights in this view."""
-        w = weight.reshape(self.shape)
-        if self.packed:
-            w = np.moveaxis(w, -1, 1)
-            w = w.reshape(w.shape[0], w.shape[1] * w.shape[2], *w.shape[3:])
-        return w
-
-    def joined(self, cut: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The weights of a view in the layer's own shape."""
-        if self.packed:
-            taps, channels = self.shape[-1], self.shape[1]
-            cut = np.moveaxis(cut.reshape(cut.shape[0], taps, channels, *cut.shape[2:]), 1, -1)
-        return cut.reshape(shape)
-
-
-def _flattened(graph: Graph, value: str) -> tuple[int, ...] | None:
-    """Channels and positions of the image that a vector was, elementwise operations looked through."""
-    node = graph[value]
-    while node.inputs:
-        source = graph[node.inputs[0]]
-        shapes = [n.type.shape for n in (node, source) if isinstance(n.type, TensorType)]
-        if isinstance(node, R.Reshape):
-            return shapes[1][1:] if len(shapes[1]) > 2 and shapes[1][0] == 1 else None
-        if shapes[0] != shapes[1]:
-            return None
-        node = source
-    return None
+    Returns
+    -------
+    list of bool array
+        Which are chosen, layer by layer.
+    """
+    if not strengths:
+        return []
+    flat = [np.array(s, np.float64).ravel() for s in strengths]
+    if not allow_empty:
+        for s in flat:
+            s[s.argmax()] = np.inf
+    everything = np.concatenate(flat)
+    mark = np.zeros(len(everything), bool)
+    mark[np.argsort(everything, kind="stable")[:count]] = True
+    if not allow_empty:
+        mark &= np.isfinite(everything)
+    ends = np.cumsum([len(s) for s in flat])[:-1]
+    return [m.reshape(s.shape) for m, s in zip(np.split(mark, ends), strengths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -175,9 +141,9 @@ class PruneTiles:
             notes = (*notes, f"{printable(layers[0].name)} left alone: first layer")
             layers = layers[1:]
         self._check_names(layers)
-        views = [_View.of(graph, layer, self.simd) for layer in layers]
+        views = [TileView.of_layer(graph, layer, self.pe, self.simd) for layer in layers]
         strengths = [
-            tiles(view.cut(layer.weight), self.pe, self.simd, layer.group)
+            tiles(view.cut(layer.weight), view.pe, view.simd, view.group)
             for layer, view in zip(layers, views, strict=True)
         ]
         dropped = self._choose(layers, strengths)
@@ -185,8 +151,7 @@ class PruneTiles:
         new = {}
         for layer, view, drop, strength in zip(layers, views, dropped, strengths, strict=True):
             if (drop & (strength > 0)).any():
-                cut = _without(view.cut(layer.weight), drop, self.pe, self.simd, layer.group)
-                weight = view.joined(cut, layer.weight.shape)
+                weight = np.where(drop.ravel()[view.ids(layer.weight.shape)], 0.0, layer.weight)
                 new[layer.node.name] = with_weight(graph, layer, weight, names)
         notes += tuple(
             self._note(layer, view, drop | (strength == 0))
@@ -226,34 +191,22 @@ class PruneTiles:
         return dropped
 
     def _drop(self, which: list[int], strengths: list[np.ndarray], dropped: list[np.ndarray], ratio: float) -> None:
-        """Mark the weakest share of the tiles of some layers; equal ones in order of layer and place."""
-        if not which:
-            return
-        relative = [(strengths[k] / (strengths[k].mean() or 1.0)).ravel() for k in which]
-        count = round(Fraction(ratio) * sum(len(r) for r in relative))
-        if not self.allow_empty:
-            for r in relative:
-                r[r.argmax()] = np.inf
-        order = np.argsort(np.concatenate(relative), kind="stable")
-        mark = np.zeros(len(order), bool)
-        mark[order[:count]] = True
-        if not self.allow_empty:
-            mark &= np.isfinite(np.concatenate(relative))
-        first = 0
-        for k, r in zip(which, relative, strict=True):
-            dropped[k] |= mark[first : first + len(r)].reshape(dropped[k].shape)
-            first += len(r)
+        """Mark the weakest share of the tiles of some layers, relative to each layer's mean."""
+        relative = [strengths[k] / (strengths[k].mean() or 1.0) for k in which]
+        count = round(Fraction(ratio) * sum(r.size for r in relative))
+        for k, chosen in zip(which, weakest(relative, count, allow_empty=self.allow_empty), strict=True):
+            dropped[k] |= chosen
 
-    def _note(self, layer: Layer, view: _View, zero: np.ndarray) -> str:
-        rows, channels = layer.weight.shape[0] // layer.group, view.cut(layer.weight).shape[1]
+    def _note(self, layer: Layer, view: TileView, zero: np.ndarray) -> str:
+        rows, channels = view.shape[0] // view.group, view.cut(layer.weight).shape[1]
         padded = [
             f"{what} {n} padded to {n + -n % m}"
-            for what, n, m in (("rows", rows, self.pe), ("channels", channels, self.simd))
+            for what, n, m in (("rows", rows, view.pe), ("channels", channels, view.simd))
             if n % m
         ]
-        per_group = " per group" if layer.group > 1 else ""
+        per_group = " per group" if view.group > 1 else ""
         tail = f" ({', '.join(padded)}{per_group})" if padded else ""
-        return f"{printable(layer.name)}: {zero.size} tiles of {self.pe} x {self.simd}, {int(zero.sum())} zero{tail}"
+        return f"{printable(layer.name)}: {zero.size} tiles of {view.pe} x {view.simd}, {int(zero.sum())} zero{tail}"
 
     def _total(self, dropped: list[np.ndarray], strengths: list[np.ndarray]) -> tuple[str, ...]:
         count = sum(d.size for d in dropped)

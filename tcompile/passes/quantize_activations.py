@@ -25,7 +25,7 @@ from tcompile.passes.base import PassResult
 from tcompile.passes.calibration import calibrate
 from tcompile.passes.weights import Names, constant
 
-__all__ = ["QuantizeActivations", "Step", "choose_step", "quantization_points"]
+__all__ = ["QuantizeActivations", "Step", "choose_step", "from_input", "quantization_points", "quantized"]
 
 CARRIERS = (R.Layout, R.MaxPool, R.GlobalMaxPool, R.Concat)
 AVERAGES = (R.AveragePool, R.GlobalAveragePool, R.ReduceMean, R.ReduceSum)
@@ -189,7 +189,7 @@ class QuantizeActivations:
         if not points:
             return PassResult(graph, False)
         steps, notes = self._steps(graph, points)
-        return PassResult(_quantized(graph, steps), True, notes)
+        return PassResult(quantized(graph, steps), True, notes)
 
     def _steps(self, graph: Graph, points: tuple[str, ...]) -> tuple[dict[str, Step], tuple[str, ...]]:
         given = {v: r for v in points if (r := self.ranges.get(v) or self.ranges.get(graph[v].origin.tensor))}
@@ -222,16 +222,21 @@ class QuantizeActivations:
 
     def _bits(self, graph: Graph, value: str) -> int:
         """Input bits for what is computed from an input without a linear layer."""
-        node = graph[value]
-        while isinstance(node, R.Elementwise | R.Layout):
-            moving = [graph[i] for i in node.uses if not isinstance(graph[i], R.Const)]
-            if len(moving) != 1:
-                break
-            node = moving[0]
-        return self.input_bits if isinstance(node, R.Input) else self.bits
+        return self.input_bits if from_input(graph, value) else self.bits
 
 
-def _quantized(graph: Graph, steps: Mapping[str, Step]) -> Graph:
+def from_input(graph: Graph, value: str) -> bool:
+    """Whether a value is an input of the network, moved or changed element by element."""
+    node = graph[value]
+    while isinstance(node, R.Elementwise | R.Layout):
+        moving = [graph[i] for i in node.uses if not isinstance(graph[i], R.Const)]
+        if len(moving) != 1:
+            break
+        node = moving[0]
+    return isinstance(node, R.Input)
+
+
+def quantized(graph: Graph, steps: Mapping[str, Step]) -> Graph:
     """The graph with quantizers behind values; all their users get the dequantized value, outputs stay."""
     names = Names(graph)
     instead: dict[str, str] = {}

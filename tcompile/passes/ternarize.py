@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import gcd
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from tcompile.ir.graph import Graph
 from tcompile.passes.base import PassResult
 from tcompile.passes.weights import Layer, Names, float_layers, integer_dtype, written
 
-__all__ = ["Ternarize", "fitted", "statistical"]
+__all__ = ["Ternarize", "fitted", "patterns", "statistical"]
 
 INT4_TOP = 7
 INT8_TOP = 127
@@ -62,11 +63,11 @@ def statistical(weight: np.ndarray, terms: int = 1, beta: float = 0.05) -> tuple
     level = sum((size >= i * beta * top).astype(np.int64) for i in range(1, terms + 1)) * (size > 0)
     counts = np.stack([(level == i).sum(axis=1) for i in range(1, terms + 1)], axis=1)
     sums = np.stack([(size * (level == i)).sum(axis=1) for i in range(1, terms + 1)], axis=1)
-    patterns = _patterns(terms)
-    cross, square = sums @ patterns.T, counts @ (patterns**2).T
+    table = patterns(terms)
+    cross, square = sums @ table.T, counts @ (table**2).T
     gain = np.divide(cross**2, square, out=np.zeros_like(cross), where=square > 0)
     best = gain.argmax(axis=1)
-    k = np.concatenate([np.zeros((len(best), 1), np.int64), patterns[best]], axis=1)
+    k = np.concatenate([np.zeros((len(best), 1), np.int64), table[best]], axis=1)
     codes = np.take_along_axis(k, level, axis=1) * np.sign(weight).astype(np.int64)
     return np.asarray(codes), _step(weight, codes)
 
@@ -92,12 +93,12 @@ def _nearest(weight: np.ndarray, step: np.ndarray, terms: int) -> np.ndarray:
     return np.asarray(np.clip(np.rint(weight / safe), -terms, terms).astype(np.int64))
 
 
-def _patterns(terms: int) -> np.ndarray:
-    """Rising positive integers that the levels may take: (patterns, terms)."""
+def patterns(terms: int) -> np.ndarray:
+    """Rising positive integers that the levels may take, without a common factor: (patterns, terms)."""
     if terms == 1:
         return np.ones((1, 1), np.int64)
     if terms <= INT4_TOP:
-        return np.array(list(combinations(range(1, INT4_TOP + 1), terms)))
+        return np.array([k for k in combinations(range(1, INT4_TOP + 1), terms) if gcd(*k) == 1])
     lasts = range(terms, min(INT8_TOP, 4 * terms) + 1)
     return np.array([[*range(1, terms), last] for last in lasts])
 

@@ -138,7 +138,14 @@ def integer_dtype(codes: np.ndarray) -> str:
     return next(dtype for dtype, (low, high) in RANGES.items() if low <= lo and hi <= high)
 
 
-def written(graph: Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray, names: Names) -> tuple[R.RealNode, ...]:
+def written(
+    graph: Graph,
+    layer: Layer,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    names: Names,
+    bias: np.ndarray | None = None,
+) -> tuple[R.RealNode, ...]:
     """The layer with integer weights in the written form; its last node defines the layer's value.
 
     Parameters
@@ -147,6 +154,8 @@ def written(graph: Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray, na
         Integer weights.
     scale : float64 array (MH,) or ()
         Weight = code · scale.
+    bias : float64 array (MH,), optional
+        What is added after the scale, in place of the layer's own bias.
     """
     node, origin = layer.node, layer.node.origin
     bare = Origin(origin.nodes)
@@ -162,12 +171,15 @@ def written(graph: Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray, na
     factor = constant(names(node.name, "scale"), _per_channel(node, scale), "float32", origin)
     scaled = R.Mul(name=node.name, inputs=(linear.name, factor.name), type=node.type, origin=origin)
     nodes = (stored, one, weight, linear, factor)
-    bias = _bias(graph, node, names)
     if bias is None:
+        offset = _bias(graph, node, names)
+    else:
+        offset = constant(names(node.name, "bias"), _per_channel(node, bias), "float32", origin)
+    if offset is None:
         return (*nodes, scaled)
     scaled = replace(scaled, name=names(node.name, "scaled"), origin=bare)
-    added = R.Add(name=node.name, inputs=(scaled.name, bias.name), type=node.type, origin=origin)
-    return (*nodes, scaled, *((bias,) if isinstance(bias, R.Const) else ()), added)
+    added = R.Add(name=node.name, inputs=(scaled.name, offset.name), type=node.type, origin=origin)
+    return (*nodes, scaled, *((offset,) if isinstance(offset, R.Const) else ()), added)
 
 
 def _per_channel(node: R.RealNode, values: np.ndarray) -> np.ndarray:
