@@ -245,3 +245,21 @@ def test_rates_fall_as_the_recipe_says():
     cosine = Recipe(epochs=4, rate=1.0, schedule="cosine")
     assert [cosine.rate_at(e) for e in (1, 3)] == pytest.approx([1, 0.5])
     assert Recipe(schedule="constant", rate=0.25).rate_at(7) == 0.25
+
+
+@pytest.mark.parametrize("sparsity", [0.25, 0.5])
+def test_clipping_draws_the_groups_that_are_to_go(sparsity):
+    """Of a network that was trained without pruning, at least the asked share of the second layer's groups."""
+    options, frames = recipe(method="wpc", sparsity=sparsity, pe=2, simd=2, skip_first=False), data()
+    prepared = prepared_for(import_model(normalize(model())), frames.x_train, options)
+    pruner_for(prepared, options, frames).penalty().backward()
+    drawn = [float((site.weight.grad != 0).float().mean()) for site in prepared.sites[1:]]
+    assert min(drawn) >= sparsity
+
+
+def test_a_threshold_of_half_the_mean_draws_nothing_wrong():
+    """What the recipe of the paper's code would do here, and why it is not what is done without being asked."""
+    options, frames = recipe(method="wpc", sparsity=0.5, threshold="mean", a=0.2, pe=2, simd=2), data()
+    prepared = prepared_for(import_model(normalize(model())), frames.x_train, options)
+    pruner_for(prepared, options, frames).penalty().backward()
+    assert sum(int((site.weight.grad != 0).sum()) for site in prepared.sites[1:]) == 0

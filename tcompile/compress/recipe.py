@@ -54,8 +54,8 @@ class Recipe(BaseModel):
         λ of a penalty.
     threshold : {"mean", "rank", "mixed"}
         δ of ``wpc``.
-    a : float
-        Its parameter.
+    a : float or None
+        Its parameter; None for what the pruning needs: as many of the smallest groups as are to go, and one lane's more.
     attached : bool
         Whether the gradient of ``wpc`` also goes through δ.
     epochs : int
@@ -111,8 +111,8 @@ class Recipe(BaseModel):
     cycles: Count | None = None
     skip_first: bool = True
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
-    threshold: Literal["mean", "rank", "mixed"] = "mean"
-    a: Annotated[float, Field(gt=0, le=1)] = 0.5
+    threshold: Literal["mean", "rank", "mixed"] = "rank"
+    a: Annotated[float, Field(gt=0, le=1)] | None = None
     attached: bool = False
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 20
     retrain: Annotated[int, Field(ge=0)] | None = None
