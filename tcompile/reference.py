@@ -47,6 +47,7 @@ ZERO_INPUT = {  # which input of a node holds the zero point of its output
     "QLinearSigmoid": 4,
     "QLinearSoftmax": 4,
 }
+PRECISE = "session.x64quantprecision"  # unsigned weights where kernels for signed ones saturate (x86 without VNNI)
 INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 
 
@@ -60,6 +61,7 @@ def _options() -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry(PRECISE, "1")
     return options
 
 
@@ -402,7 +404,7 @@ def kernels(model: onnx.ModelProto) -> dict[str, Kernel]:
 
 @lru_cache(maxsize=1)
 def saturates() -> bool:
-    """Whether this machine's u8·s8 kernels saturate pairs of products (x86 without VNNI).
+    """Whether this machine's kernels saturate pairs of products in spite of `PRECISE`.
 
     Such kernels are not exact functions of the integer sum, and the fused reference is then refused.
     """

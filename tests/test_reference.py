@@ -66,3 +66,8 @@ def test_optimizations_make_integer_kernels_with_the_names_of_the_file():
 
 def test_version_is_that_of_the_installed_package():
     assert reference.version().split(".")[0].isdecimal()
+
+
+def test_integer_kernels_sum_the_largest_codes_exactly_on_every_processor():
+    """Also on x86 processors without VNNI, whose kernels for signed weights saturate."""
+    assert not reference.saturates()

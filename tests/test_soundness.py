@@ -247,10 +247,6 @@ def conv(net: Net, bias: str = "") -> str:
     return net.op("Conv", x, net.weight(weights(3, 4, 3, 3), 0.25), *([bias] if bias else []))
 
 
-fused = pytest.mark.skipif(reference.saturates(), reason="this processor's integer kernels saturate")
-
-
-@fused
 @pytest.mark.parametrize("op", ["Conv", "Gemm"])
 def test_a_floating_point_bias_that_onnxruntime_quantizes(run, op):
     net = Net()
@@ -264,7 +260,6 @@ def test_a_floating_point_bias_that_onnxruntime_quantizes(run, op):
     assert sound(run(net.model(net.qdq(total, 0.3, 128)), floats(shape, 0.5), "fused"))
 
 
-@fused
 def test_an_integer_bias_of_another_scale(run):
     net = Net()
     x = net.qdq(net.input((1, 40), "float32"), 0.5)
@@ -273,7 +268,6 @@ def test_an_integer_bias_of_another_scale(run):
     assert sound(run(net.model(net.qdq(total, 0.3, 128)), floats((1, 40), 0.5), "fused"))
 
 
-@fused
 @pytest.mark.parametrize("between", ["Transpose", "Reshape", "MaxPool", "Slice"])
 def test_a_layout_between_a_kernel_and_its_quantizer(run, between):
     """onnxruntime moves the quantizer in front of the layout and then makes an integer kernel."""
@@ -289,7 +283,6 @@ def test_a_layout_between_a_kernel_and_its_quantizer(run, between):
     assert sound(run(net.model(net.qdq(moved, 0.3, 128)), floats((1, 4, 6, 6), 0.5, count=100), "fused"))
 
 
-@fused
 def test_two_quantizers_in_a_row(run):
     """onnxruntime makes one of them."""
     net = Net()
@@ -299,7 +292,6 @@ def test_two_quantizers_in_a_row(run):
     assert sound(run(model, floats((1, 4, 5, 5), 0.5, count=60), "fused"))
 
 
-@fused
 @pytest.mark.parametrize("zero", [127, 128])
 def test_an_average_kernel_rounds_after_its_zero_point_is_added(run, zero):
     """It does so unless the window is the whole image, where ties go to even before the zero point is added."""
@@ -309,7 +301,6 @@ def test_an_average_kernel_rounds_after_its_zero_point_is_added(run, zero):
     assert sound(run(net.model(net.qdq(mean, 8.0, zero)), floats((1, 3, 4, 4), 8.0, 128, 60), "fused"))
 
 
-@fused
 @pytest.mark.parametrize("dtype, zero", [("uint8", 9), ("int8", -128)])
 @pytest.mark.parametrize("op", ["Concat", "LeakyRelu", "Sigmoid"])
 def test_codes_of_every_kernel_are_compared_with_their_own_zero_point(run, op, dtype, zero):
@@ -325,14 +316,12 @@ def test_codes_of_every_kernel_are_compared_with_their_own_zero_point(run, op, d
     assert found.mismatches == 0
 
 
-@fused
 def test_a_code_added_to_itself_goes_through_the_same_kernel(run):
     net = Net()
     x = net.qdq(net.input((1, 600), "float32"), 0.75, 136)
     assert sound(run(net.model(net.qdq(net.op("Add", x, x), 2.0, 255)), floats((1, 600), 0.75, 136), "fused"))
 
 
-@fused
 @pytest.mark.parametrize("op, attributes", [("Sigmoid", {}), ("Tanh", {}), ("LeakyRelu", {"alpha": 0.1}), ("Gelu", {})])
 def test_elementwise_operations_between_fused_layers(run, op, attributes):
     net = Net()
