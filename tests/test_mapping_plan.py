@@ -48,7 +48,9 @@ def test_cycles_of_a_graph_alone_are_those_of_the_cycle_model(seed, pe, simd, di
         choice = Choice(pe, simd, Folding(defaults=Wish(digit=digit)), form=form)
         plan = plan_layers(graph, choice)[value]
         recipe = Recipe({value: plan.fold}, plan.fold.simd, plan.cycles, graphs={value: plan.graph})
-        assert predict(place(graph, recipe)).interval == plan.cycles
+        leaving = -(-plan.layer.MH // plan.fold.pe)
+        found = predict(place(graph, recipe)).interval
+        assert found == plan.cycles if leaving <= plan.word else abs(found - plan.cycles) <= leaving
 
 
 def test_results_that_leave_slowly_do_not_leave_while_the_next_frame_comes():
@@ -58,7 +60,7 @@ def test_results_that_leave_slowly_do_not_leave_while_the_next_frame_comes():
     plan = plan_layers(graph, Choice(1, 1, form="parallel"))[value]
     assert plan.cycles > plan.beats == 200
     recipe = Recipe({value: plan.fold}, 1, plan.cycles, graphs={value: plan.graph})
-    assert predict(place(graph, recipe)).interval == plan.cycles
+    assert abs(predict(place(graph, recipe)).interval - plan.cycles) <= 2
 
 
 @given(st.integers(0, 1 << 20), st.integers(1, 8), st.integers(1, 12))

@@ -212,7 +212,8 @@ class Plan:
         """Cycles of a graph: windows take a word each, or as long as their words need to come.
 
         Where results leave more slowly than that, three of them are under way at most: while a window takes longer than these to
-        come, at the end of a row or of the frame, nothing leaves.
+        come, at the end of a row or of the frame, nothing leaves. That is right to within the time of one window's results;
+        the design's own timing (`tcompile.mapping.cycles`) is exact.
         """
         geometry, leaving = window_geometry(self.layer, self.fold), -(-self.layer.MH // self.fold.pe)
         taken, left, repeats = max(self.word, geometry.frame), max(leaving, geometry.frame - 2 * leaving), 1
