@@ -330,6 +330,8 @@ def test_streams_in_a_process_of_its_own(tmp_path):
 # demo
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive  # the README's demo is run by every `make test`
 def test_the_demo_goes_all_the_way(tmp_path):
     result = tcompile("demo", "-o", tmp_path / "demo", "--json")  # the README's tests read what it prints without
     report = result.json

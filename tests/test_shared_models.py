@@ -12,6 +12,7 @@ from benchmarks import exactness
 from tcompile.verify import frames_of, input_types, verify
 from tests.conftest import shared_model
 
+SLOW = ("mlperf_resnet_large_int8_qdq.onnx", "mlperf_ad01_int8_qdq.onnx")
 LIMITS = {"mlperf_resnet_large_int8_qdq.onnx": 40, "ece_gray96_int8_qdq.onnx": 100, "mlperf_ad01_int8_qdq.onnx": 300}
 ACCURACY = {  # of the reference on the whole test set
     "qonnx_tfc_2w2a_ternary.onnx": 0.9660,
@@ -27,7 +28,13 @@ def _data(case: exactness.Case):
     return shared_model(case.file).parents[1 + case.file.count("/")]
 
 
-@pytest.mark.parametrize("case", exactness.CASES, ids=lambda c: c.title)
+def _cases():
+    """Those that take more than half a minute are left to `make test-long`."""
+    marks = pytest.mark.long, pytest.mark.exhaustive
+    return [pytest.param(c, id=c.title, marks=marks if c.file in SLOW else ()) for c in exactness.CASES]
+
+
+@pytest.mark.parametrize("case", _cases())
 def test_every_output_integer_is_onnxruntimes(case):
     if case.frames is exactness.cifar:
         pytest.importorskip("PIL")
