@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from hw.arithmetic import cut, delayed, elements, multiples, signed_digits, sum_latency, summed
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Program, Queue, outbox
+from hw.timing import Channel, Program, Queue, outbox
 
 __all__ = ["AddScaled"]
 
@@ -79,7 +79,7 @@ class AddScaled(Block):
         a, b = (np.asarray(x, np.int64)[:beats] for x in inputs)
         return (cut(self.factors[0] * a + self.factors[1] * b, self.o),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         there, free, results, credits = (Queue(), Queue()), (Queue(), Queue()), Queue(), Queue()
         return (
             *(_waiting(*parts) for parts in zip(i, there, free, strict=True)),

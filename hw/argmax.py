@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from hw.arithmetic import delayed, elements
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Program, Queue, outbox
+from hw.timing import Channel, Program, Queue, outbox
 
 __all__ = ["ArgMax"]
 
@@ -82,7 +82,7 @@ class ArgMax(Block):
         positions = x[: len(x) // self.beats * self.beats].reshape(-1, self.beats * self.i.lanes)
         return (positions[:, : self.channels].argmax(axis=1)[:, None].astype(np.int64),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         results, credits = Queue(), Queue()
         return (self._take(i[0], results, credits), outbox(o[0], results, credits))
 

@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Queue, dispatch, outbox
+from hw.timing import Channel, Program, Queue, dispatch, outbox
 
 __all__ = [
     "MOST_BITS",
@@ -245,7 +245,7 @@ class Pipelined(Block):
     def outputs(self) -> tuple[Bus, ...]:
         return (self.o,)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         results, credits = Queue(), Queue()
         return (
             dispatch(i[0], results, credits, self.places, self.latency, self.interval),

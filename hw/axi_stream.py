@@ -19,7 +19,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.block import Beats, Block, Bus, Words
-from hw.timing import Channel, Process, Queue, dispatch, outbox
+from hw.timing import Channel, Program, Queue, dispatch, outbox
 
 __all__ = ["INPUT_EVENTS", "OUTPUT_EVENTS", "AxisIn", "AxisOut", "Pins", "resynchronised", "tdata_width"]
 
@@ -148,7 +148,7 @@ class AxisIn(Block):
         """Beats inside for beats at the AXI side with right TLAST; `resynchronised` for others."""
         return (inputs[0],)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         """Timing with right TLAST; ``i[0]`` is the AXI side."""
         results, credits = Queue(), Queue()
         return (_accept(i[0], results, credits), outbox(o[0], results, credits))
@@ -226,7 +226,7 @@ class AxisOut(Block):
         """Beats at the AXI side."""
         return (inputs[0],)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         """``o[0]`` is the AXI side."""
         results, credits = Queue(), Queue()
         return (dispatch(i[0], results, credits, PLACES, 1), outbox(o[0], results, credits))
@@ -242,7 +242,7 @@ def _members(external: Pins, events: Iterable[str]) -> dict[str, wiring.Member]:
     return pins | {name: Out(1) for name in events}
 
 
-def _accept(i: Channel, results: Queue, credits: Queue) -> Process:
+def _accept(i: Channel, results: Queue, credits: Queue) -> Program:
     """`hw.timing.dispatch` that sleeps in cycle 0."""
     return dispatch(i, results, credits, PLACES, 1, first=1)
 

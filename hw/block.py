@@ -17,7 +17,7 @@ from amaranth.hdl import unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.timing import Channel, Process
+from hw.timing import Channel, Program
 
 __all__ = ["Beats", "Block", "Bus", "Memory", "Words", "pack", "unpack"]
 
@@ -95,10 +95,10 @@ class Block(ABC):
         """All output beats for all input beats, in Python and numpy."""
 
     @abstractmethod
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         """The block's timing; see `hw.timing`."""
 
-    def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Process]:
+    def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Program]:
         """The block's timing where it depends on what the memories hold; `processes` where it does not."""
         return self.processes(i, o)
 

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import check_extends, extend
-from hw.timing import Channel, Process, Program
+from hw.timing import Channel, Program
 
 __all__ = ["Concat"]
 
@@ -65,7 +65,7 @@ class Concat(Block):
         turns = [x.reshape(-1, run, self.out.lanes) for x, run in zip(inputs, self.runs, strict=True)]
         return (np.concatenate(turns, axis=1).reshape(-1, self.out.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return (self._turns(i, o[0]),)
 
     def _turns(self, i: Sequence[Channel], o: Channel) -> Program:

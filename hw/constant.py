@@ -10,7 +10,7 @@ from functools import cached_property
 from hw.adders import AdderGraph
 from hw.block import Beats, Block, Bus, Words
 from hw.elastic import elastic
-from hw.timing import Channel, Process
+from hw.timing import Channel, Program
 
 __all__ = ["ConstantMatrix", "Node"]
 
@@ -112,5 +112,5 @@ class ConstantMatrix(Block):
     def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
         return (self.graph.evaluate(inputs[0]),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return elastic(i[0], o[0], self.interval, self.ticks)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
-from hw.timing import Channel, Process, Program, Queue
+from hw.timing import Channel, Program, Queue
 
 __all__ = ["Elastic", "elastic"]
 
@@ -74,7 +74,7 @@ class Elastic:
         self.resting: list[Value] = [load, *rested]
 
 
-def elastic(i: Channel, o: Channel, interval: int, latency: int) -> Iterable[Process]:
+def elastic(i: Channel, o: Channel, interval: int, latency: int) -> Iterable[Program]:
     """The timing of such a pipeline."""
     starts, frozen = Queue(), Queue()
     return (_taken(i, starts, frozen, interval, latency), _given(o, starts, frozen, latency))

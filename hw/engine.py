@@ -33,7 +33,7 @@ from hw.block import Beats, Block, Bus, Memory, Words
 from hw.lanes import Flags, Kind, Lanes, booth_digits
 from hw.outbox import Outbox
 from hw.sliding import Sliding
-from hw.timing import Channel, Process, Program, Queue, outbox
+from hw.timing import Channel, Program, Queue, outbox
 
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
 
@@ -242,10 +242,10 @@ class Engine(Sliding, Block):
         digits = booth_digits(tile, e.digit) << (2 * e.digit)
         return np.asarray(x @ digits.T if self.kind == "dot" else x * digits[:, 0])
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         raise TypeError("the timing of an engine depends on its schedule; ask `timing`")
 
-    def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Process]:
+    def timing(self, i: Sequence[Channel], o: Sequence[Channel], memories: Mapping[str, Words]) -> Iterable[Program]:
         lengths = self.row_blocks(memories["schedule"])
         written, freed, results, credits = Queue(), Queue(), Queue(), Queue()
         return (

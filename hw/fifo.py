@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 
 from hw.block import Beats, Block, Bus, Words
-from hw.timing import Channel, Process, Queue, dispatch, outbox
+from hw.timing import Channel, Program, Queue, dispatch, outbox
 
 __all__ = ["Fifo"]
 
@@ -49,7 +49,7 @@ class Fifo(Block):
     def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
         return (inputs[0],)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         results, credits = Queue(), Queue()
         return (
             dispatch(i[0], results, credits, self.depth, self.latency),

@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import every
-from hw.timing import Channel, Process, Program, Queue
+from hw.timing import Channel, Program, Queue
 
 __all__ = ["Fork"]
 
@@ -56,7 +56,7 @@ class Fork(Block):
     def model(self, inputs: Sequence[Beats], memories: Mapping[str, Words]) -> tuple[Beats, ...]:
         return (inputs[0],) * self.copies
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         taken = [Queue() for _ in o]
         given = [Queue() for _ in o]
         return (_take(i[0], taken, given), *map(_give, o, taken, given))

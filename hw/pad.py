@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words, pack
 from hw.routing import both_sides, check_code, check_extends, every, extend, odometer, within
-from hw.timing import Channel, Process
+from hw.timing import Channel, Program
 
 __all__ = ["Pad"]
 
@@ -92,7 +92,7 @@ class Pad(Block):
         padded[:, self.inside] = frames
         return (padded.reshape(-1, self.out.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return both_sides(i[0], o[0], self.inside, np.ones(prod(self.grid), bool))
 
 

@@ -12,7 +12,7 @@ from amaranth.lib.memory import Memory as AmaranthMemory
 
 from hw.block import Beats, Block, Bus, Memory, Words
 from hw.outbox import Outbox, outbox_depth
-from hw.timing import Channel, Process, Program, Queue, outbox
+from hw.timing import Channel, Program, Queue, outbox
 
 __all__ = ["Reorder"]
 
@@ -81,7 +81,7 @@ class Reorder(Block):
         frames = inputs[0].reshape(-1, self.beats)
         return (frames[:, np.array(memories["order"], np.int64)].reshape(-1, 1),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         filled, freed, results, credits = Queue(), Queue(), Queue(), Queue()
         return (
             self._write(i[0], filled, freed),

@@ -10,7 +10,7 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.block import Bus
-from hw.timing import Channel, Process, Program, Queue
+from hw.timing import Channel, Program, Queue
 
 __all__ = ["both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
 
@@ -91,7 +91,7 @@ def odometer(m: Module, grid: Sequence[int], step: Value) -> list[tuple[Value, V
 
 def both_sides(
     i: Channel, o: Channel, real: Sequence[bool] | np.ndarray, given: Sequence[bool] | np.ndarray
-) -> tuple[Process, Process]:
+) -> tuple[Program, Program]:
     """Timing of a block that holds one input beat and makes one step per cycle, in a round of ``len(real)`` steps.
 
     A step uses the held beat up where `real`; the next one may be taken in the same cycle. It gives an output beat where

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words, pack
 from hw.routing import both_sides, check_code, check_extends, every, extend, odometer, within
-from hw.timing import Channel, Process
+from hw.timing import Channel, Program
 
 __all__ = ["RowPacker"]
 
@@ -102,7 +102,7 @@ class RowPacker(Block):
         x, tap = np.ix_(range(self.columns), range(self.kernel))
         return (padded[:, x * self.stride + tap * self.dilation].reshape(-1, self.out.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         real = [self.before <= p < self.before + self.width for p in range(self.steps)]
         first = self.span - 1
         given = [p >= first and (p - first) % self.stride == 0 for p in range(self.steps)]

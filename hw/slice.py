@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import every, odometer, within
-from hw.timing import Channel, Process, Program, Queue
+from hw.timing import Channel, Program, Queue
 
 __all__ = ["Slice"]
 
@@ -75,7 +75,7 @@ class Slice(Block):
         frames = inputs[0].reshape(-1, prod(self.grid), self.bus.lanes)
         return (frames[:, self.kept].reshape(-1, self.bus.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         taken, left = Queue(), Queue()
         return _take(i[0], taken, left, self.kept), _give(o[0], taken, left)
 

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import odometer
-from hw.timing import Channel, Process, Program
+from hw.timing import Channel, Program
 
 __all__ = ["Narrow", "Widen"]
 
@@ -82,7 +82,7 @@ class Narrow(Block):
         positions = inputs[0].reshape(-1, len(self.pieces) * self.bus.lanes)
         return (positions[:, : sum(self.pieces) * self.lanes].reshape(-1, self.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return (self._cut(i[0], o[0]),)
 
     def _cut(self, i: Channel, o: Channel) -> Program:
@@ -147,7 +147,7 @@ class Widen(Block):
         filling = len(self.pieces) * self.lanes - positions.shape[1]
         return (np.pad(positions, [(0, 0), (0, filling)]).reshape(-1, self.lanes),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return (self._gather(i[0], o[0]),)
 
     def _gather(self, i: Channel, o: Channel) -> Program:

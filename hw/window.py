@@ -20,7 +20,7 @@ from amaranth.lib.memory import Memory as Ram
 from hw.block import Beats, Block, Bus, Words
 from hw.routing import odometer
 from hw.sliding import Sliding
-from hw.timing import Channel, Process, Program
+from hw.timing import Channel, Program
 
 __all__ = ["Window"]
 
@@ -89,7 +89,7 @@ class Window(Sliding, Block):
         at = np.array(bases, np.int64)[:, None] + np.array(self.offsets, np.int64)
         return (x[at].reshape(len(bases), -1),)
 
-    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Process]:
+    def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         return (self._slide(i[0], o[0]),)
 
     def _slide(self, i: Channel, o: Channel) -> Program:

@@ -24,7 +24,7 @@ from tcompile.errors import ModelError, Problem, printable
 from tcompile.frontend.export import export
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, Origin, identifier
-from tcompile.passes.quantize_activations import quantized
+from tcompile.passes.quantize_activations import inserted, quantized
 from tcompile.passes.weights import Names, constant, written
 
 __all__ = ["EXACT", "exported", "sum_bounds", "to_onnx"]
@@ -90,22 +90,20 @@ def _named(nodes: tuple[R.RealNode, ...], name: str) -> tuple[R.RealNode, ...]:
 def _shifted(graph: Graph, quantizers: Mapping[str, Quantizer]) -> tuple[Graph, dict[str, Quantizer]]:
     """The graph with a share of a step added in front of quantizers that ask for it, and where these then stand."""
     names = Names(graph)
-    instead: dict[str, str] = {}
-    nodes: list[R.RealNode] = []
-    for node in graph:
-        assert isinstance(node, R.RealNode)
-        nodes.append(replace(node, inputs=tuple(instead.get(i, i) for i in node.inputs)))
+
+    def share_behind(node: R.RealNode) -> tuple[R.RealNode, ...]:
         quantizer = quantizers.get(node.name)
-        if quantizer is not None and quantizer.shift:
-            part = np.array(quantizer.step.scale * quantizer.shift, np.float32)
-            share = constant(names(node.name, "share"), part, "float32", node.origin)
-            added = R.Add(
-                name=names(node.name, "raised"), inputs=(node.name, share.name), type=node.type,
-                origin=Origin(node.origin.nodes),
-            )  # fmt: skip
-            nodes += [share, added]
-            instead[node.name] = added.name
-    return graph.with_nodes(nodes), {instead.get(v, v): q for v, q in quantizers.items()}
+        if quantizer is None or not quantizer.shift:
+            return ()
+        part = np.array(quantizer.step.scale * quantizer.shift, np.float32)
+        share = constant(names(node.name, "share"), part, "float32", node.origin)
+        origin = Origin(node.origin.nodes)
+        return share, R.Add(
+            name=names(node.name, "raised"), inputs=(node.name, share.name), type=node.type, origin=origin
+        )
+
+    graph, instead = inserted(graph, share_behind)
+    return graph, {instead.get(v, v): q for v, q in quantizers.items()}
 
 
 def sum_bounds(graph: Graph) -> dict[str, int]:

@@ -23,6 +23,7 @@ Truncated Gaussian (He, Fan, CVPR 2019)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from math import pi, sqrt
@@ -60,7 +61,7 @@ BLEND = 1e-5  # BCGD's ρ
 MOST_TERMS = 64
 
 
-class Ternarizer(nn.Module):
+class Ternarizer(nn.Module, ABC):
     """Quantizes the weights of one layer.
 
     Parameters
@@ -87,9 +88,9 @@ class Ternarizer(nn.Module):
         result: Tensor = _Straight.apply(weight, self._quantized(weight), 1.0, None)  # type: ignore[no-untyped-call]
         return result
 
+    @abstractmethod
     def _codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and scales of weights (rows, n) that share a scale by row."""
-        raise NotImplementedError
 
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.reshape(len(weight) if self.per == "channel" else 1, -1)

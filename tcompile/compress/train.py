@@ -26,12 +26,13 @@ from tcompile.compress.data import Data
 from tcompile.compress.export import exported
 from tcompile.compress.network import Network
 from tcompile.compress.prepare import MOMENTUM, Prepared, Site
+from tcompile.compress.pruners import Pruner
 from tcompile.compress.recipe import Recipe
 from tcompile.compress.ternarizers import blend
 from tcompile.errors import Problem, UsageError, printable
 from tcompile.ir.graph import Graph
 
-__all__ = ["Pruner", "Record", "Store", "Trained", "augmented", "evaluate", "predict", "train"]
+__all__ = ["Record", "Store", "Trained", "augmented", "evaluate", "predict", "train"]
 
 FORMAT = 1  # of checkpoints
 EVALUATED = 256  # frames at a time
@@ -44,22 +45,6 @@ Record = Mapping[str, Any]
 Tell = Callable[[Record], None]
 Measure = Callable[[Graph], Mapping[str, Any]]
 """What else to know of the network of an epoch."""
-
-
-class Pruner(Protocol):
-    """What prunes groups of weights in the course of training."""
-
-    def penalty(self) -> Tensor: ...
-
-    def after_step(self) -> None: ...
-
-    def after_epoch(self, epoch: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Store(Protocol):

@@ -1,4 +1,4 @@
-"""What stands between one block's lanes and the next one's: other lanes, another order, a border, rows of windows.
+"""What stands between one block's lanes and the next one's: other lanes, another order, a border, rows of windows; and pools.
 
 Each function gives the steps that a stream passes, as data: the placer puts them in place, and the solver counts them.
 """
@@ -19,20 +19,22 @@ from hw.width import Narrow, Widen
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.geometry import bus_of
+from tcompile.mapping.geometry import Geometry, bus_of, engine_block
 from tcompile.mapping.layout import Layout
+from tcompile.mapping.layouts import usual
 from tcompile.mapping.linear import Linear
+from tcompile.mapping.schedule import pool_schedule
 
 __all__ = [
     "FORK_DEPTH",
     "Step",
-    "bordered",
+    "brought",
     "entering",
     "first_layer",
     "folded",
     "holding",
     "lanes_wanted",
-    "reordered",
+    "pooled",
 ]
 
 FORK_DEPTH = 2  # places of a branch's queue before its need is known
@@ -83,7 +85,16 @@ def folded(bus: Bus, layout: Layout, lanes: int) -> Iterator[Step]:
         yield Step(Widen(bus, lanes, layout.channels), "widen", layout.beats(lanes), layout)
 
 
-def reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
+def brought(bus: Bus, have: Layout, want: Layout | None, lanes: int | None = None) -> list[Step]:
+    """A value in the order that is wanted, and in as many lanes, where it comes otherwise."""
+    steps: list[Step] = []
+    if want is not None and not have.is_like(want):
+        steps += _reordered(bus, have, want)
+        have = want
+    return steps if lanes is None else [*steps, *folded(_last(bus, steps), have, lanes)]
+
+
+def _reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
     """The same elements in another order, one per beat, through a memory of two frames."""
     steps = list(folded(bus, have, 1))
     yield from steps
@@ -93,7 +104,7 @@ def reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
     yield Step(Reorder(_last(bus, steps), len(order)), "reorder", len(order), want, {"order": order})
 
 
-def bordered(
+def _bordered(
     bus: Bus,
     kind: IntType,
     grid: tuple[int, ...],
@@ -128,17 +139,33 @@ def lanes_wanted(layer: Linear, fold: Fold, have: Layout) -> int:
 
 def entering(layer: Linear, fold: Fold, bus: Bus, kind: IntType, have: Layout) -> list[Step]:
     """All that stands before the engine or the window of a layer: a value of `kind` comes in the layout `have`."""
-    steps: list[Step] = []
-    if layer.needs is not None and not have.is_like(layer.needs):
-        steps += reordered(bus, have, layer.needs)
-        have = layer.needs
     if layer.is_packed(fold):
-        steps += folded(_last(bus, steps), have, layer.channels)
+        steps = brought(bus, have, layer.needs, layer.channels)
         return steps + list(_packed(layer, fold, _last(bus, steps), kind))
     lanes = layer.lanes_in(fold)
-    steps += folded(_last(bus, steps), have, lanes)
-    words = have.beats(lanes) // prod(layer.grid)
-    return steps + list(bordered(_last(bus, steps), kind, layer.grid, words, layer.before, layer.after, layer.code))
+    steps = brought(bus, have, layer.needs, lanes)
+    words = (layer.needs or have).beats(lanes) // prod(layer.grid)
+    return steps + list(_bordered(_last(bus, steps), kind, layer.grid, words, layer.before, layer.after, layer.code))
+
+
+def pooled(node: I.MaxPool | I.SumPool, source: IntType, bus: Bus) -> list[Step]:
+    """A pool, and the border before it: `source` comes as images do, and leaves in the same lanes."""
+    layout, rank, is_max = usual(source.shape), len(node.kernel), isinstance(node, I.MaxPool)
+    assert isinstance(node.type, IntType)
+    code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
+    before, after, words = node.pads[:rank], node.pads[rank:], -(-layout.channels // bus.lanes)
+    steps = list(_bordered(bus, source, layout.grid, words, before, after, code))
+    bus = _last(bus, steps)
+    grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
+    geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
+    plan = pool_schedule(geometry)
+    out = bus if is_max else bus_of(node.type, bus.lanes)
+    block = engine_block("max" if is_max else "sum", bus, out, geometry, len(plan.entries), plan.shortest).rounded()
+    given = usual(node.type.shape)
+    return [
+        *steps,
+        Step(block, "pool", given.beats(out.lanes), given, {"schedule": block.schedule_words(plan.entries)}),
+    ]
 
 
 def _packed(layer: Linear, fold: Fold, bus: Bus, kind: IntType) -> Iterator[Step]:
@@ -155,7 +182,7 @@ def _packed(layer: Linear, fold: Fold, bus: Bus, kind: IntType) -> Iterator[Step
     yield from steps
     before, after = (*layer.before[:-1], 0), (*layer.after[:-1], 0)
     words = -(-channels // fold.simd)
-    yield from bordered(_last(rows.bus, steps), kind, grid, words, before, after, layer.code)
+    yield from _bordered(_last(rows.bus, steps), kind, grid, words, before, after, layer.code)
 
 
 def _last(bus: Bus, steps: Sequence[Step]) -> Bus:

@@ -17,11 +17,10 @@ from hw.width import Narrow
 from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import IntType, Node
-from tcompile.mapping.converters import FORK_DEPTH, bordered
+from tcompile.mapping.converters import FORK_DEPTH, pooled
 from tcompile.mapping.estimate import Family, Resources, estimate_block, estimate_parallel, estimate_serial
-from tcompile.mapping.geometry import Geometry, bus_of, engine_block
+from tcompile.mapping.geometry import bus_of, engine_block
 from tcompile.mapping.graphs import guessed_adders, input_bounds, offsets, window_geometry
-from tcompile.mapping.layouts import usual
 from tcompile.mapping.plan import Carried, Plan, Task
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry
@@ -119,7 +118,7 @@ def _behind(value: Carried, lanes: int, leisure: int, family: Family) -> Resourc
 def _made(value: Carried, lanes: int, leisure: int) -> Iterator[Block]:
     node = value.node
     if isinstance(node, (I.MaxPool, I.SumPool)):
-        yield from _pool(node, value.sources[0], lanes)
+        yield from (step.block for step in pooled(node, value.sources[0], bus_of(value.sources[0], lanes)))
     elif isinstance(node, I.AddScaled):
         first, second = (bus_of(s, lanes) for s in value.sources)
         yield AddScaled(first, second, bus_of(node.type, lanes), node.factors)
@@ -134,20 +133,3 @@ def _given(value: Carried, lanes: int) -> Iterator[Block]:
         yield Fork(bus, value.uses)
         yield from [Fifo(bus, FORK_DEPTH)] * value.uses
     yield from [AxisOut(bus, value.layout.beats(lanes))] * value.ports
-
-
-def _pool(node: I.MaxPool | I.SumPool, source: IntType, lanes: int) -> Iterator[Block]:
-    layout, rank = usual(source.shape), len(node.kernel)
-    before, after, i = node.pads[:rank], node.pads[rank:], bus_of(source, lanes)
-    words = -(-layout.channels // lanes)
-    code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
-    for step in bordered(i, source, layout.grid, words, before, after, code):
-        yield step.block
-        i = step.bus
-    grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
-    geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
-    taps = len(geometry.taps)
-    if isinstance(node, I.MaxPool):
-        yield engine_block("max", i, i, geometry, taps * words, taps)
-    else:
-        yield engine_block("sum", i, bus_of(node.type, lanes), geometry, taps * words, taps)

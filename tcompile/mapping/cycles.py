@@ -1,15 +1,15 @@
-"""The cycle model: a design's blocks as timed processes, run for some frames. It is the simulation without the data."""
+"""The cycle model: a design's blocks as timed programs, run for some frames. It is the simulation without the data."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw import clockwork, timing
+from hw import clockwork
 from hw.fifo import Fifo
-from hw.timing import Channel, Process, Program, sink, source
+from hw.timing import Channel, Program, sink, source
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design
 
@@ -85,7 +85,7 @@ def transfers(design: Design, frames: int, endless: Collection[str] = (), pace: 
     """
     streams = {name: Channel(name, record=True) for name in design.streams}
     ports = {i.name: Channel(i.name, record=True) for i in design.instances if not (i.inputs and i.outputs)}
-    processes: list[Process] = []
+    programs: list[Program] = []
     for instance in design.instances:
         block = instance.block
         if instance.name in endless:
@@ -93,23 +93,15 @@ def transfers(design: Design, frames: int, endless: Collection[str] = (), pace: 
             block = replace(block, depth=ENDLESS)
         i = [streams[s] for s in instance.inputs] or [ports[instance.name]]
         o = [streams[s] for s in instance.outputs] or [ports[instance.name]]
-        processes += block.timing(i, o, instance.memories)
+        programs += block.timing(i, o, instance.memories)
         if not instance.inputs:
             beats = design.streams[instance.outputs[0]].beats
             earliest = [k * pace // beats for k in range(frames * beats)] if pace else []
-            processes.append(source(ports[instance.name], frames * beats, earliest))
+            programs.append(source(ports[instance.name], frames * beats, earliest))
         elif not instance.outputs:
-            processes.append(sink(ports[instance.name]))
-    _run(processes)
+            programs.append(sink(ports[instance.name]))
+    clockwork.run(programs)
     return Transfers(*({n: np.array(c.times, np.int64) for n, c in group.items()} for group in (streams, ports)))
-
-
-def _run(processes: Sequence[Process]) -> None:
-    programs = [p for p in processes if isinstance(p, Program)]
-    if len(programs) == len(processes):
-        clockwork.run(programs)
-    else:
-        timing.run(processes)
 
 
 def _check_complete(design: Design, frames: int, streams: dict[str, np.ndarray]) -> None:

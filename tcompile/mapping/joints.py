@@ -16,7 +16,7 @@ from hw.axi_stream import AxisIn
 from hw.block import Block
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType
-from tcompile.mapping.converters import entering, first_layer, folded, lanes_wanted, reordered
+from tcompile.mapping.converters import brought, entering, first_layer, lanes_wanted
 from tcompile.mapping.estimate import Family, Resources, estimate_block
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import bus_of
@@ -75,12 +75,8 @@ class Joint:
     def blocks(self, lanes: int, taken: Fold | int) -> Iterator[Block]:
         """What stands there."""
         if isinstance(taken, int):
-            bus = bus_of(self.kind, lanes)
-            if not self.have.is_like(self.want):
-                for step in reordered(bus, self.have, self.want):
-                    yield step.block
-                    bus = step.bus
-            yield from (step.block for step in folded(bus, self.want, taken))
+            steps = brought(bus_of(self.kind, lanes), self.have, self.want, taken)
+            yield from (step.block for step in steps)
             return
         if not self.maker:
             lanes = lanes_wanted(self.task.layer, taken, self.have)

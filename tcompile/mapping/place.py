@@ -30,23 +30,23 @@ from tcompile.ir.graph import Graph, IntType, Node
 from tcompile.mapping.converters import (
     FORK_DEPTH,
     Step,
-    bordered,
+    brought,
     entering,
     first_layer,
     folded,
     holding,
     lanes_wanted,
-    reordered,
+    pooled,
 )
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.geometry import Geometry, bus_of, engine_block
+from tcompile.mapping.geometry import bus_of, engine_block
 from tcompile.mapping.graphs import graph_from_json, graph_to_json, input_bounds, offsets, window_geometry
 from tcompile.mapping.layout import Layout, channels_last
 from tcompile.mapping.layouts import canonical_axis, layouts, usual
 from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
-from tcompile.mapping.schedule import engine_geometry, pool_schedule, schedule
+from tcompile.mapping.schedule import engine_geometry, schedule
 
 __all__ = ["Recipe", "between", "place"]
 
@@ -186,10 +186,7 @@ class _Placer:
         depth = self.recipe.depths.get(between(value))
         if depth is not None:
             stream = self.add(Fifo(stream.bus, depth), [stream], node, QUEUE, [stream.beats], have)[0]
-        if layout is not None and not have.is_like(layout):
-            stream = self.passed(stream, node, reordered(stream.bus, have, layout))
-            have = layout
-        return stream if lanes is None else self.passed(stream, node, folded(stream.bus, have, lanes))
+        return self.passed(stream, node, brought(stream.bus, have, layout, lanes))
 
     def passed(self, stream: Stream, node: Node, steps: Iterable[Step]) -> Stream:
         """The stream behind some steps."""
@@ -275,22 +272,8 @@ class _Placer:
     @put.register(I.SumPool)
     def _(self, node: I.MaxPool | I.SumPool) -> None:
         source = self.type(node.inputs[0])
-        layout, rank = usual(source.shape), len(node.kernel)
-        stream = self.take(node.inputs[0], None, layout)
-        is_max = isinstance(node, I.MaxPool)
-        code = source.lo if isinstance(node, I.MaxPool) else node.pad_code
-        before, after = node.pads[:rank], node.pads[rank:]
-        words = stream.beats // layout.positions
-        stream = self.passed(stream, node, bordered(stream.bus, source, layout.grid, words, before, after, code))
-        grid = tuple(n + a + b for n, a, b in zip(layout.grid, before, after, strict=True))
-        geometry = Geometry(grid, node.kernel, node.strides, node.dilations, words)
-        plan = pool_schedule(geometry)
-        out = stream.bus if is_max else bus_of(node.type, stream.bus.lanes)
-        block = engine_block("max" if is_max else "sum", stream.bus, out, geometry, len(plan.entries), plan.shortest)
-        block = block.rounded()
-        layout = self.layouts[node.name]
-        memories = {"schedule": block.schedule_words(plan.entries)}
-        self.give(node, self.add(block, [stream], node, "pool", [layout.beats(out.lanes)], layout, memories)[0])
+        stream = self.take(node.inputs[0], None, usual(source.shape))
+        self.give(node, self.passed(stream, node, pooled(node, source, stream.bus)))
 
     @put.register
     def _(self, node: I.Requantize) -> None:

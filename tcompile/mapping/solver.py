@@ -65,15 +65,17 @@ def least(menus: Mapping[str, Menu], budget: int, joints: Sequence[Joint] = (), 
     UsageError
         Layers that cannot be so fast, all of them at once.
     """
-    problems = [_too_fast(menu, budget) for menu in menus.values() if not menu.able(budget)]
+    able = {name: menu.able(budget) for name, menu in menus.items()}
+    problems = [_too_fast(menus[name], budget) for name, offers in able.items() if not offers]
     if problems:
         raise UsageError(problems)
     while True:
-        found = _together({name: menu.able(budget) for name, menu in menus.items()}, menus, joints, prices)
+        found = _together(able, menus, joints, prices)
         guesses = [(name, o) for name, o in found.items() if o.is_guess]
         if not guesses:
             return _solution(menus, budget, found, joints)
         _search([(menus[name], offer) for name, offer in guesses])
+        able |= {name: menus[name].able(budget) for name, _ in guesses}
 
 
 def _search(guesses: Sequence[tuple[Menu, Offer]]) -> None:

@@ -10,7 +10,7 @@ stands where a region ends in such a need. What no such operation follows, the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from tcompile.passes.base import PassResult
 from tcompile.passes.calibration import calibrate
 from tcompile.passes.weights import Names, constant
 
-__all__ = ["QuantizeActivations", "Step", "choose_step", "from_input", "quantization_points", "quantized"]
+__all__ = ["QuantizeActivations", "Step", "choose_step", "from_input", "inserted", "quantization_points", "quantized"]
 
 CARRIERS = (R.Layout, R.MaxPool, R.GlobalMaxPool, R.Concat)
 AVERAGES = (R.AveragePool, R.GlobalAveragePool, R.ReduceMean, R.ReduceSum)
@@ -239,16 +239,21 @@ def from_input(graph: Graph, value: str) -> bool:
 def quantized(graph: Graph, steps: Mapping[str, Step]) -> Graph:
     """The graph with quantizers behind values; all their users get the dequantized value, outputs stay."""
     names = Names(graph)
+    return inserted(graph, lambda node: _quantizer(node, steps[node.name], names) if node.name in steps else ())[0]
+
+
+def inserted(graph: Graph, behind: Callable[[R.RealNode], Sequence[R.RealNode]]) -> tuple[Graph, dict[str, str]]:
+    """The graph with nodes behind some of its own, of which users get the last in their place; and who stands in for whom."""
     instead: dict[str, str] = {}
     nodes: list[R.RealNode] = []
     for node in graph:
         assert isinstance(node, R.RealNode)
         nodes.append(replace(node, inputs=tuple(instead.get(i, i) for i in node.inputs)))
-        if node.name in steps:
-            added = _quantizer(node, steps[node.name], names)
+        added = behind(node)
+        if added:
             nodes += added
             instead[node.name] = added[-1].name
-    return graph.with_nodes(nodes)
+    return graph.with_nodes(nodes), instead
 
 
 def _quantizer(node: R.RealNode, step: Step, names: Names) -> list[R.RealNode]:
