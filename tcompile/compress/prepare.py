@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -75,12 +76,12 @@ class Norm(nn.Module):
         self.register_buffer("variance", _float(variance))
 
     def forward(self, y: Tensor) -> Tensor:
-        x = y.movedim(self.axis + 1, -1)
-        flat = x.reshape(-1, x.shape[-1])
-        training = self.training and len(flat) > 1
+        channels = self.axis + 1
+        x = y.reshape(prod(y.shape[:channels]), y.shape[channels], -1)
+        training = self.training and x.shape[0] * x.shape[2] > 1
         gain, bias = self.gain * self.unit, self.bias * self.unit
-        normed = F.batch_norm(flat, self.mean, self.variance, gain, bias, training, self.momentum, self.epsilon)
-        return normed.reshape(x.shape).movedim(-1, self.axis + 1)
+        normed = F.batch_norm(x, self.mean, self.variance, gain, bias, training, self.momentum, self.epsilon)
+        return normed.reshape(y.shape)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Factor and offset per channel, float64: gain / sqrt(variance + ε), and bias - mean · factor."""
