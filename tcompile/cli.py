@@ -200,10 +200,17 @@ def compress(
     ] = None,
     sparsity: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the groups to prune.")] = None,
     cycles: Annotated[int | None, typer.Option(metavar="N", help="Instead: cycles per frame to reach.")] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="PART", help="Instead: device to fit at --fps, the same share of each layer.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(metavar="N", help="Frames per second for which hardware is chosen.")
+    ] = None,
+    clock_mhz: Clock = None,
     group: Annotated[
         str | None,
         typer.Option(
-            metavar="tile|tile-over-taps|slice|filter|channel|column|weight",
+            metavar="tile|tile-over-taps|slice|filter|channel|column|weight|form",
             help="What is pruned together [default: tile].",
         ),
     ] = None,
@@ -336,7 +343,7 @@ OPTION_NAMES = (
 
 
 RECIPE_NAMES = (
-    "method", "sparsity", "cycles", "group", "pe", "simd", "ternary", "terms", "act_bits", "epochs", "retrain", "batch",
+    "method", "sparsity", "cycles", "target", "fps", "clock_mhz", "group", "pe", "simd", "ternary", "terms", "act_bits", "epochs", "retrain", "batch",
     "rate", "distill", "seed", "device",
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from tcompile.mapping.devices import device
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
 from tcompile.mapping.network import Mapped, map_network, plan_layers
-from tcompile.mapping.plan import Choice, Plan, labels
+from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of
 from tcompile.options import BuildOptions, Simulator
 from tcompile.page import page
 from tcompile.passes import (
@@ -70,8 +70,6 @@ __all__ = [
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
-ADDERS_MHZ = 250.0  # clock that one adder between registers reaches on an FPGA of low cost; two reach half of it
-MOST_CYCLES = 2.0**40  # per frame; no network needs so many
 LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
 
@@ -410,10 +408,10 @@ def choice_of(graph: Graph, options: BuildOptions) -> Choice:
     if options.fold is not None:
         text = json.dumps(options.fold) if isinstance(options.fold, dict) else read_text(options.fold)
         folding = read_folding(text, layers)
-    budget = None if options.fps is None else int(min(options.clock_mhz * 1_000_000 / options.fps, MOST_CYCLES))
+    budget = None if options.fps is None else budget_of(options.fps, options.clock_mhz)
     form = None if options.form == "auto" else options.form
     target = None if options.target is None else device(options.target)
-    spacing = max(1, int(ADDERS_MHZ / options.clock_mhz))
+    spacing = spacing_of(options.clock_mhz)
     return Choice(options.pe, options.simd, folding, budget, form, target, spacing, options.permute)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,17 @@ def show_epoch(screen: Screen, record: Report) -> None:
     )
 
 
+def _hardware_words(recipe: Report, hardware: Report) -> str:
+    """What the mapping makes of a compressed network."""
+    forms = Counter(hardware["forms"].values())
+    words = (
+        f"hardware for {recipe['fps']:g} frames per second ({hardware['family']}, model): {hardware['lut']} LUTs,"
+        f" {hardware['ff']} flip-flops, {hardware['bram']} block RAMs; "
+        + ", ".join(f"{n} {form}" for form, n in sorted(forms.items()))
+    )
+    return "; ".join([words, *hardware["problems"]])
+
+
 def show_compression(screen: Screen, report: Report, output: Path) -> None:
     """What training made of a network."""
     if screen.as_json:
@@ -254,6 +266,8 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
         f"accuracy: {accuracy['test']:.2%} on {report['frames']['test']} test frames, "
         f"float {accuracy['test_float']:.2%}, drop {drop:.2f} points (epoch {report['epoch']}, chosen by validation)"
     )
+    if report["hardware"] is not None:
+        screen.say(_hardware_words(report["recipe"], report["hardware"]))
     screen.say(f"torch's scores are onnxruntime's, bit for bit, on all {report['onnxruntime']['frames']} test frames")
     for note in report["notes"]:
         screen.detail(note)

@@ -33,15 +33,20 @@ EXACT = 1 << 24  # integers below are exact in float32, and so are their sums
 CARRIERS = (R.Layout, R.MaxPool, R.GlobalMaxPool, R.Concat, R.Relu)
 
 
-def exported(prepared: Prepared) -> Graph:
+def exported(prepared: Prepared, instead: Mapping[str, np.ndarray] | None = None) -> Graph:
     """The network as it is now, in integers and power-of-two steps.
+
+    Parameters
+    ----------
+    instead : mapping of str to int array, optional
+        Other integer weights than those of now, by the name of the layer.
 
     Raises
     ------
     ModelError
         Layers whose sums are not sure to be exact.
     """
-    graph = _with_codes(prepared.graph, prepared.sites)
+    graph = _with_codes(prepared.graph, prepared.sites, instead or {})
     graph, points = _shifted(graph, prepared.quantizers)
     graph = quantized(graph, {value: q.step for value, q in points.items()})
     _refuse_inexact(graph)
@@ -65,13 +70,13 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     return model
 
 
-def _with_codes(graph: Graph, sites: tuple[Site, ...]) -> Graph:
+def _with_codes(graph: Graph, sites: tuple[Site, ...], instead: Mapping[str, np.ndarray]) -> Graph:
     names = Names(graph)
     new = {}
     for site in sites:
         codes, scale = site.codes()
         factor, offset = site.norm.folded()
-        whole = codes.cpu().numpy().round().astype(np.int64)
+        whole = instead.get(site.name, codes.cpu().numpy().round().astype(np.int64))
         scales = scale.detach().cpu().double().numpy().reshape(-1 if scale.numel() > 1 else ())
         nodes = written(graph, site.layer, whole, scales * factor, names, offset)
         new[site.node.name] = _named(nodes, identifier(site.name, names.taken))

@@ -1,9 +1,9 @@
-"""How much is to be pruned: a share of the groups, or as many cycles per frame; and what a layer takes on engines."""
+"""How much is to be pruned: a share of the groups, cycles per frame, or a device; and what a layer takes on engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
 from typing import Literal, Protocol
@@ -21,10 +21,11 @@ from tcompile.passes.prune_tiles import weakest
 from tcompile.passes.tile_view import TileView
 from tcompile.passes.weights import Layer
 
-__all__ = ["Candidate", "Cycles", "Goal", "LayerCost", "Ratio", "engine_cycles"]
+__all__ = ["Candidate", "Cycles", "Even", "Fitting", "Goal", "LayerCost", "Ratio", "engine_cycles"]
 
 BIT = IntType((1,), 0, 1)  # of values that do not matter to an engine's cycles
 TWO_DIGITS = 5  # an INT4 weight whose two Booth digits are not zero
+STEPS = 32  # shares that are tried for a device
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,15 @@ class Candidate:
 
     def filled_without(self, dropped: np.ndarray) -> np.ndarray:
         """Integers once groups are pruned, if training then leaves no other weight zero."""
-        fill = 1 if np.abs(self.codes).max(initial=0) <= 1 else TWO_DIGITS
-        return np.asarray(np.where(dropped[self.ids], 0, fill))
+        return np.asarray(np.where(dropped[self.ids], 0, self._fill))
+
+    def kept_without(self, dropped: np.ndarray) -> np.ndarray:
+        """The same with the integers of now where they are not zero: their signs decide what adders share."""
+        return np.asarray(np.where(dropped[self.ids], 0, np.where(self.codes == 0, self._fill, self.codes)))
+
+    @property
+    def _fill(self) -> int:
+        return 1 if np.abs(self.codes).max(initial=0) <= 1 else TWO_DIGITS
 
 
 class Goal(Protocol):
@@ -126,6 +134,58 @@ class Ratio:
         message = f"{count} of {total} groups must be zero, and at most {most} can be: every layer keeps one"
         hint = "ask for less sparsity, or for smaller groups (--pe, --simd)"
         return Problem("sparsity-unreachable", message, tuple(c.name for c in part[:12]), hint)
+
+
+@dataclass(frozen=True)
+class Even:
+    """The same share of each layer's groups, whatever a layer's groups are; one of them always stays.
+
+    Parameters
+    ----------
+    share : float
+        At least 0, below 1.
+    """
+
+    share: float
+
+    def dropped(self, layers: Sequence[Candidate]) -> list[np.ndarray]:
+        """See `Goal.dropped`."""
+        counts = [round(Fraction(self.share) * len(c.strengths)) for c in layers]
+        return [weakest([c.ranks], n)[0] for c, n in zip(layers, counts, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """As small a share of each layer's groups as lets the accelerator fit a device.
+
+    Every weight that is left counts as one that is not zero (`Candidate.kept_without`), so that what training does to the
+    survivors changes little.
+
+    Parameters
+    ----------
+    misfit : callable
+        Integer weights by layer to what does not fit; nothing if all does.
+    """
+
+    misfit: Callable[[Mapping[str, np.ndarray]], Sequence[Problem]]
+
+    def dropped(self, layers: Sequence[Candidate]) -> list[np.ndarray]:
+        """See `Goal.dropped`."""
+        low, high = 0, STEPS - 1  # 32nds that are enough: at least low, at most high
+        problems = self._tried(layers, high)
+        if problems:
+            hint = "ask for fewer frames per second, or choose a larger --target"
+            raise UsageError(
+                [replace(p, message=f"with {high}/{STEPS} pruned {p.message}", hint=hint) for p in problems]
+            )
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._tried(layers, middle) else (low, middle)
+        return Even(low / STEPS).dropped(layers)
+
+    def _tried(self, layers: Sequence[Candidate], part: int) -> Sequence[Problem]:
+        gone = Even(part / STEPS).dropped(layers)
+        return self.misfit({c.name: c.kept_without(d) for c, d in zip(layers, gone, strict=True)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tcompile.compress.census import counter, totals
 from tcompile.compress.data import split
-from tcompile.compress.methods import prepared_for, pruner_for
+from tcompile.compress.methods import hardware_for, prepared_for, pruner_for
 from tcompile.compress.prepare import Prepared, scores_of
 from tcompile.compress.recipe import Recipe
 from tcompile.compress.train import Store, Tell, Trained, evaluate, predict, train
@@ -83,6 +83,7 @@ def run(
     }
     found = evaluate(predicted, data.y_test)[0]
     layers = count()
+    hardware = hardware_for(prepared, recipe)
     report = {
         "recipe": recipe.model_dump(mode="json"),
         "notes": list(prepared.notes),
@@ -92,6 +93,7 @@ def run(
         "weights": dict(totals(layers)),
         "layers": [asdict(layer) for layer in layers],
         "activations": _activations(prepared),
+        "hardware": None if hardware is None else hardware.facts(),
         "history": [dict(record) for record in trained.history],
     }
     return Result(trained.graph, prepared.scores, x_test, predicted, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tcompile.compress.data import Data
-from tcompile.compress.goals import Cycles, Goal, LayerCost, Ratio
-from tcompile.compress.groups import Groups, groups_of_layer
+from tcompile.compress.goals import Cycles, Even, Fitting, Goal, LayerCost, Ratio
+from tcompile.compress.groups import Groups, Shape, groups_of_layer
+from tcompile.compress.hardware import Hardware
 from tcompile.compress.penalties import LANES
 from tcompile.compress.prepare import Prepared, Site, Ternarizers, prepare
 from tcompile.compress.pruners import Pruner, pruner
@@ -20,12 +21,14 @@ from tcompile.compress.ternarizers import ternarizer
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
 
-__all__ = ["CALIBRATION", "prepared_for", "pruner_for", "ternarizers_for"]
+__all__ = ["CALIBRATION", "hardware_for", "prepared_for", "pruner_for", "shapes_for", "ternarizers_for"]
 
 CALIBRATION = 256  # training frames
 COMPARED = 512  # training frames that slr's loss is taken on
 UPDATES = 10  # of admm, in all
-USUAL = 0.5  # parameter of a clipping threshold where no share of groups is asked for
+USUAL = (
+    0.5  # parameter of a clipping threshold, and share of zeros that forms are chosen for, where no share is asked for
+)
 
 
 def ternarizers_for(recipe: Recipe) -> Ternarizers:
@@ -66,16 +69,61 @@ def pruner_for(prepared: Prepared, recipe: Recipe, data: Data | None = None) -> 
         message = "a layer must be left to prune, and the first is to be skipped"
         raise UsageError(Problem("nothing-to-prune", message, hint="skip_first = false"))
     graph, pe, simd = prepared.graph, recipe.pe, recipe.simd
-    layers = [(s, groups_of_layer(recipe.group, graph, s.layer, pe=pe, simd=simd)) for s in sites]
-    share = _share(prepared, layers, recipe)
-    goal: Goal = Ratio(share)
+    shapes = shapes_for(prepared, recipe)
+    layers = [(s, groups_of_layer(shapes[s.name], graph, s.layer, pe=pe, simd=simd)) for s in sites]
+    share = recipe.sparsity if recipe.group == "form" else _share(prepared, layers, recipe, shapes)
+    goal: Goal = Even(share) if recipe.group == "form" else Ratio(share)
     if recipe.cycles is not None:
         goal = Cycles(recipe.cycles, {s.name: LayerCost.of(graph, s.layer, pe, simd) for s in sites})
+    elif recipe.target is not None:
+        hardware = hardware_for(prepared, recipe)
+        assert hardware is not None
+        goal = Fitting(hardware.misfit)
     return pruner(
         recipe.method, layers, goal, strength=recipe.strength, threshold=recipe.threshold, a=_reach(recipe, share),
         attached=recipe.attached, every=max(1, (recipe.epochs - recipe.after) // UPDATES),
         loss=None if data is None else lambda: _loss(prepared, data),
     )  # fmt: skip
+
+
+def hardware_for(prepared: Prepared, recipe: Recipe) -> Hardware | None:
+    """What the mapping makes of the network at the rate that is asked for, if one is.
+
+    Raises
+    ------
+    UsageError
+        There is no such device.
+    """
+    return None if recipe.fps is None else Hardware.at(prepared, recipe.fps, recipe.clock_mhz, recipe.target)
+
+
+def shapes_for(prepared: Prepared, recipe: Recipe) -> dict[str, Shape]:
+    """What is pruned together in each layer, by its name.
+
+    For ``form`` the mapping chooses hardware for the network as calibration leaves it, the smallest weights of each layer
+    zero, as many as are to go; training does not change the choice.
+
+    Raises
+    ------
+    UsageError
+        A layer cannot be as fast as asked.
+    """
+    group = recipe.group
+    if group != "form":
+        return {s.name: group for s in prepared.sites}
+    hardware = hardware_for(prepared, recipe)
+    assert hardware is not None
+    forms = hardware.forms({s.name: _thinned(s, recipe.sparsity or USUAL) for s in prepared.sites})
+    return {name: "tile" if form == "engine" else "weight" for name, form in forms.items()}
+
+
+@torch.no_grad()
+def _thinned(site: Site, share: float) -> np.ndarray:
+    """Integer weights without a share of the smallest."""
+    sizes = site.weight.abs().reshape(-1)
+    codes = site.codes()[0].reshape(-1).clone()
+    codes[sizes.argsort(stable=True)[: int(share * len(sizes))]] = 0
+    return np.asarray(codes.reshape(site.weight.shape).cpu().numpy().round().astype(np.int64))
 
 
 def _reach(recipe: Recipe, share: float) -> float:
@@ -89,11 +137,14 @@ def _reach(recipe: Recipe, share: float) -> float:
     return min(1.0, share + 1 / LANES) if share else USUAL
 
 
-def _share(prepared: Prepared, layers: Sequence[tuple[Site, Groups]], recipe: Recipe) -> float:
+def _share(
+    prepared: Prepared, layers: Sequence[tuple[Site, Groups]], recipe: Recipe, shapes: Mapping[str, Shape]
+) -> float:
     """Share of the groups of some layers that is the asked share of all layers' groups."""
-    if len(layers) == len(prepared.sites) or recipe.cycles is not None:
+    if len(layers) == len(prepared.sites) or not recipe.sparsity:
         return recipe.sparsity
-    first = groups_of_layer(recipe.group, prepared.graph, prepared.sites[0].layer, pe=recipe.pe, simd=recipe.simd).count
+    site = prepared.sites[0]
+    first = groups_of_layer(shapes[site.name], prepared.graph, site.layer, pe=recipe.pe, simd=recipe.simd).count
     some = sum(groups.count for _, groups in layers)
     share = recipe.sparsity * (some + first) / some
     if share >= 1:

@@ -43,11 +43,16 @@ class Recipe(BaseModel):
     pe, simd : int
         Rows and columns of a tile.
     group : str
-        What is pruned together.
+        What is pruned together; ``form``: what the hardware of each layer skips, tiles in engines and single weights in
+        graphs of adders.
     sparsity : float
         Share of all layers' groups to prune.
     cycles : int or None
         Cycles per frame to reach by pruning, in place of a share.
+    target : str or None
+        Device to fit at `fps` by pruning, in place of a share: the same share of each layer.
+    fps, clock_mhz : float or None, float
+        Rate for which hardware is chosen, and the clock that it counts with.
     skip_first : bool
         Whether the first layer, which is small and sees the input, is not pruned.
     strength : float
@@ -106,9 +111,12 @@ class Recipe(BaseModel):
     quantizer: Literal["lsq", "bcgd"] = "lsq"
     pe: Annotated[int, Field(ge=1, le=1024)] = 8
     simd: Annotated[int, Field(ge=1, le=4096)] = 8
-    group: Literal["tile", "tile-over-taps", "slice", "filter", "channel", "column", "weight"] = "tile"
+    group: Literal["tile", "tile-over-taps", "slice", "filter", "channel", "column", "weight", "form"] = "tile"
     sparsity: Share = 0.0
     cycles: Count | None = None
+    target: str | None = None
+    fps: Positive | None = None
+    clock_mhz: Positive = 100.0
     skip_first: bool = True
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
     threshold: Literal["mean", "rank", "mixed"] = "rank"
@@ -139,13 +147,19 @@ class Recipe(BaseModel):
         several = max(self.terms, self.first_terms or 1, self.last_terms or 1) > 1
         if several and self.ternary != "sws":
             raise ValueError(f"several terms are for ternary = 'sws', and not for {self.ternary!r}")
-        asked = self.sparsity > 0 or self.cycles is not None
-        if asked and self.method == "none":
-            raise ValueError("sparsity and cycles need a method that prunes, such as method = 'wpc'")
-        if self.method != "none" and not asked:
-            raise ValueError(f"method {self.method!r} needs a sparsity above 0, or cycles")
-        if self.sparsity > 0 and self.cycles is not None:
-            raise ValueError("sparsity and cycles contradict each other; give one of them")
+        goals = (self.sparsity > 0) + (self.cycles is not None) + (self.target is not None)
+        if goals and self.method == "none":
+            raise ValueError("sparsity, cycles and target need a method that prunes, such as method = 'wpc'")
+        if self.method != "none" and not goals:
+            raise ValueError(f"method {self.method!r} needs a sparsity above 0, cycles, or a target")
+        if goals > 1:
+            raise ValueError("sparsity, cycles and target contradict each other; give one of them")
+        if (self.target is not None or self.group == "form") and self.fps is None:
+            raise ValueError("a target, and group = 'form', need the rate that hardware is chosen for: fps")
+        if self.target is not None and self.method in ("admm", "slr"):
+            raise ValueError(f"method {self.method!r} asks for its groups at every update, and a target takes too long")
+        if self.cycles is not None and self.group == "form":
+            raise ValueError("cycles count what engines take; with group = 'form' give sparsity, or target and fps")
         if len(self.milestones) != len(self.factors):
             raise ValueError("milestones and factors must be as many")
         if self.retrain is not None and self.retrain > self.epochs:

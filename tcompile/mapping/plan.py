@@ -33,14 +33,29 @@ __all__ = [
     "Plan",
     "Rival",
     "Task",
+    "budget_of",
     "checked",
     "labels",
     "lanes_come_from",
     "plan_as_asked",
     "planned",
     "searched",
+    "spacing_of",
     "tasks",
 ]
+
+ADDERS_MHZ = 250.0  # clock that one adder between registers reaches on an FPGA of low cost; two reach half of it
+MOST_CYCLES = 2.0**40  # per frame; no network needs so many
+
+
+def budget_of(fps: float, clock_mhz: float) -> int:
+    """Cycles that a frame may take at a rate of frames per second."""
+    return int(min(clock_mhz * 1_000_000 / fps, MOST_CYCLES))
+
+
+def spacing_of(clock_mhz: float) -> int:
+    """Levels of adders between registers that a clock allows."""
+    return max(1, int(ADDERS_MHZ / clock_mhz))
 
 
 @dataclass(frozen=True)
