@@ -221,6 +221,9 @@ def compress(
     ] = None,
     terms: Annotated[int | None, typer.Option(metavar="N", help="Ternary terms per weight (sws) [default: 1].")] = None,
     act_bits: Annotated[int | None, typer.Option(metavar="B", help="Bits of activations, 1 to 8 [default: 4].")] = None,
+    low_rank: Annotated[
+        str | None, typer.Option(metavar="SHARE|search", help="Convolutions as three of low rank, before training.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training frames.")] = None,
     retrain: Annotated[
         int | None, typer.Option(metavar="N", help="Of these, after the pruning [default: a third].")
@@ -343,7 +346,7 @@ OPTION_NAMES = (
 
 
 RECIPE_NAMES = (
-    "method", "sparsity", "cycles", "target", "fps", "clock_mhz", "group", "pe", "simd", "ternary", "terms", "act_bits", "epochs", "retrain", "batch",
+    "method", "sparsity", "cycles", "target", "fps", "clock_mhz", "group", "pe", "simd", "ternary", "terms", "act_bits", "low_rank", "epochs", "retrain", "batch",
     "rate", "distill", "seed", "device",
 )  # fmt: skip
 

@@ -271,4 +271,6 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
     screen.say(f"torch's scores are onnxruntime's, bit for bit, on all {report['onnxruntime']['frames']} test frames")
     for note in report["notes"]:
         screen.detail(note)
+    if report["ranks"]:
+        screen.say("low rank: " + ", ".join(f"{_short(name)} {rank}" for name, rank in report["ranks"].items()))
     screen.say(f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -11,10 +12,10 @@ import numpy as np
 
 from tcompile.compress.census import counter, totals
 from tcompile.compress.data import split
-from tcompile.compress.methods import hardware_for, prepared_for, pruner_for
+from tcompile.compress.methods import hardware_for, low_rank_for, prepared_for, pruner_for
 from tcompile.compress.prepare import Prepared, scores_of
 from tcompile.compress.recipe import Recipe
-from tcompile.compress.train import Store, Tell, Trained, evaluate, predict, train
+from tcompile.compress.train import Store, Tell, Trained, device_of, evaluate, predict, settings, train
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, TensorType
@@ -67,12 +68,15 @@ def run(
     """
     kind = graph.all(R.Input)[0].type
     data = split(arrays, kind, _classes(graph), validation=recipe.validation, seed=recipe.seed)
-    prepared = prepared_for(graph, data.x_train, recipe)
+    with settings(recipe):
+        whole, ranks = low_rank_for(graph, recipe, data, device_of(recipe))
+    prepared = prepared_for(whole, data.x_train, recipe, teacher=graph)
     pruner = pruner_for(prepared, recipe, data)
     count = counter(prepared, recipe.pe, recipe.simd)
     trained = train(
-        prepared, data, recipe, pruner=pruner, store=store, key=key, tell=tell, measure=lambda _: totals(count())
-    )
+        prepared, data, recipe, pruner=pruner, store=store, key={**(key or {}), "ranks": json.dumps(ranks)}, tell=tell,
+        measure=lambda _: totals(count()),
+    )  # fmt: skip
     prepared.network.cpu()
     x_test = data.x_test.astype(np.float32)
     predicted = predict(trained.graph, prepared.scores, x_test)
@@ -87,6 +91,7 @@ def run(
     report = {
         "recipe": recipe.model_dump(mode="json"),
         "notes": list(prepared.notes),
+        "ranks": ranks,
         "frames": {"train": len(data.y_train), "validation": len(data.y_validation), "test": len(data.y_test)},
         "epoch": trained.epoch,
         "accuracy": {**floats, "validation": _validation(trained), "test": found},

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tcompile.bundle import replace_file
 from tcompile.compress.census import census, totals
 from tcompile.compress.export import exported, to_onnx
-from tcompile.compress.methods import prepared_for, pruner_for
+from tcompile.compress.methods import low_rank_for, prepared_for, pruner_for
 from tcompile.compress.recipe import read_recipe
 from tcompile.frontend.importer import import_model
 from tcompile.frontend.load import load
@@ -49,7 +49,8 @@ class Compression(nn.Module):
         super().__init__()
         self.recipe = read_recipe(None, options)
         graph = model if isinstance(model, Graph) else import_model(load(Path(model)).model)
-        self._prepared = prepared_for(graph, samples, self.recipe)
+        whole, _ = low_rank_for(graph, self.recipe)
+        self._prepared = prepared_for(whole, samples, self.recipe, teacher=graph)
         self.network = self._prepared.network
         self._pruner = pruner_for(self._prepared, self.recipe)
         self._epoch = 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tcompile.compress.data import Data
+from tcompile.compress.decompose import by_share, by_training, decomposed, wide_layers
 from tcompile.compress.goals import Cycles, Even, Fitting, Goal, LayerCost, Ratio
 from tcompile.compress.groups import Groups, Shape, groups_of_layer
 from tcompile.compress.hardware import Hardware
@@ -21,7 +22,7 @@ from tcompile.compress.ternarizers import ternarizer
 from tcompile.errors import Problem, UsageError
 from tcompile.ir.graph import Graph
 
-__all__ = ["CALIBRATION", "hardware_for", "prepared_for", "pruner_for", "shapes_for", "ternarizers_for"]
+__all__ = ["CALIBRATION", "hardware_for", "low_rank_for", "prepared_for", "pruner_for", "shapes_for", "ternarizers_for"]
 
 CALIBRATION = 256  # training frames
 COMPARED = 512  # training frames that slr's loss is taken on
@@ -40,13 +41,48 @@ def ternarizers_for(recipe: Recipe) -> Ternarizers:
     return make
 
 
-def prepared_for(graph: Graph, frames: np.ndarray, recipe: Recipe) -> Prepared:
+def prepared_for(graph: Graph, frames: np.ndarray, recipe: Recipe, teacher: Graph | None = None) -> Prepared:
     """A network to train, calibrated on the first of some frames (N, ...)."""
     samples = np.asarray(frames[:CALIBRATION], np.float32)
     return prepare(
-        graph, samples, ternarizers_for(recipe),
-        act_bits=recipe.act_bits, input_bits=recipe.input_bits, quantizer=recipe.quantizer,
+        graph, samples, ternarizers_for(recipe), act_bits=recipe.act_bits, input_bits=recipe.input_bits,
+        quantizer=recipe.quantizer, teacher=teacher,
     )  # fmt: skip
+
+
+def low_rank_for(
+    graph: Graph, recipe: Recipe, data: Data | None = None, device: torch.device | str = "cpu"
+) -> tuple[Graph, dict[str, int]]:
+    """The graph with convolutions of low rank as the recipe asks, and the rank of each layer that was replaced.
+
+    Parameters
+    ----------
+    data : Data, optional
+        Labelled frames, for a search.
+
+    Raises
+    ------
+    UsageError
+        A search has no labels, or no layer can be replaced.
+    """
+    if recipe.low_rank == "none":
+        return graph, {}
+    layers = wide_layers(graph, recipe.pe, recipe.simd)
+    if not layers:
+        message = "a convolution must take fewer cycles as three of low rank, and none does"
+        hint = "leave low_rank out, or give fewer lanes (pe, simd): ranks are multiples of them"
+        raise UsageError(Problem("no-low-rank", message, hint=hint))
+    if recipe.low_rank != "search":
+        factors = by_share(layers, recipe.low_rank)
+    elif data is None:
+        message = "a search for ranks needs labelled frames, and there are none here"
+        raise UsageError(Problem("no-labels", message, hint="give low_rank a share, or use the command"))
+    else:
+        factors = by_training(
+            graph, layers, data.x_train, data.y_train, epochs=recipe.rank_epochs, strength=recipe.rank_strength,
+            batch=recipe.batch, pe=recipe.pe, simd=recipe.simd, seed=recipe.seed, device=device,
+        )  # fmt: skip
+    return decomposed(graph, factors), {name: f.core.shape[0] for name, f in factors.items()}
 
 
 def pruner_for(prepared: Prepared, recipe: Recipe, data: Data | None = None) -> Pruner | None:

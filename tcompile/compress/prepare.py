@@ -186,6 +186,7 @@ def prepare(
     act_bits: int = 4,
     input_bits: int = 8,
     quantizer: Literal["lsq", "bcgd"] = "lsq",
+    teacher: Graph | None = None,
 ) -> Prepared:
     """Make a network to train of a float graph.
 
@@ -201,6 +202,8 @@ def prepare(
         Bits of activations, and of the network's input.
     quantizer : {"lsq", "bcgd"}
         Kind of the quantizers of activations; signed activations always get ``lsq``.
+    teacher : Graph, optional
+        The float network to compare with, with the same scores; None for the graph itself.
 
     Raises
     ------
@@ -212,16 +215,17 @@ def prepare(
     normal = _with_spots(graph, spots)
     scores = scores_of(normal)
     _refuse_untrainable(normal, spots, scores)
-    teacher = Network(graph).eval()
+    floats = Network(graph).eval()
     frames = frames_of(graph, samples)
-    moments = _moments(teacher, frames, [s for s in spots if not s.norm])
+    moments = _moments(floats, frames, [s for s in spots if not s.norm])
     sites = []
     for k, spot in enumerate(spots):
         weight = _float(spot.layer.weight)
         sites.append(Site(spot.layer, ternarizers(k, len(spots), weight), _norm(spot, moments)))
     quantizers = _quantizers(graph, normal, frames, act_bits, input_bits, quantizer)
     network = Network(normal, {s.node.name: s for s in sites}, quantizers)
-    return Prepared(normal, network, tuple(sites), quantizers, teacher, scores, notes)
+    compared = floats if teacher is None else Network(teacher).eval()
+    return Prepared(normal, network, tuple(sites), quantizers, compared, scores, notes)
 
 
 def scores_of(graph: Graph) -> str:
@@ -358,12 +362,12 @@ def _refuse_untrainable(graph: Graph, spots: list[_Spot], scores: str) -> None:
 
 
 @torch.no_grad()
-def _moments(teacher: Network, frames: Tensor, spots: list[_Spot]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _moments(floats: Network, frames: Tensor, spots: list[_Spot]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance of each channel of some values, float64."""
     sums = {s.layer.node.name: np.zeros((2, len(s.layer.weight))) for s in spots}
     counts = dict.fromkeys(sums, 0)
     for batch in torch.split(frames, BATCH):
-        values = teacher.values(batch, tuple(sums))
+        values = floats.values(batch, tuple(sums))
         for spot in spots:
             name = spot.layer.node.name
             x = values[name].movedim(spot.axis + 1, -1).reshape(-1, len(spot.layer.weight)).double()

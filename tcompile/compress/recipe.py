@@ -42,6 +42,13 @@ class Recipe(BaseModel):
         How steps of activations are trained.
     pe, simd : int
         Rows and columns of a tile.
+    low_rank : {"none", "search"} or float
+        Convolutions become three smaller ones before training (Tucker-2): at ranks that a search chooses, or at the ranks
+        that are closest to a share of their channels.
+    rank_epochs : int
+        Of the search.
+    rank_strength : float
+        λ of the search: what all cycles of a layer are worth in cross entropy.
     group : str
         What is pruned together; ``form``: what the hardware of each layer skips, tiles in engines and single weights in
         graphs of adders.
@@ -111,6 +118,9 @@ class Recipe(BaseModel):
     quantizer: Literal["lsq", "bcgd"] = "lsq"
     pe: Annotated[int, Field(ge=1, le=1024)] = 8
     simd: Annotated[int, Field(ge=1, le=4096)] = 8
+    low_rank: Literal["none", "search"] | Annotated[float, Field(gt=0, lt=1)] = "none"
+    rank_epochs: Count = 2
+    rank_strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     group: Literal["tile", "tile-over-taps", "slice", "filter", "channel", "column", "weight", "form"] = "tile"
     sparsity: Share = 0.0
     cycles: Count | None = None

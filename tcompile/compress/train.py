@@ -32,7 +32,7 @@ from tcompile.compress.ternarizers import blend
 from tcompile.errors import Problem, UsageError, printable
 from tcompile.ir.graph import Graph
 
-__all__ = ["Record", "Store", "Trained", "augmented", "evaluate", "predict", "train"]
+__all__ = ["Record", "Store", "Trained", "augmented", "device_of", "evaluate", "predict", "settings", "train"]
 
 FORMAT = 1  # of checkpoints
 EVALUATED = 256  # frames at a time
@@ -107,7 +107,7 @@ def train(
     ModelError
         A layer's sums may not be exact.
     """
-    with _settings(recipe):
+    with settings(recipe):
         run = _Run(prepared, data, recipe, pruner, measure)
         wanted = {**(key or {}), "recipe": recipe.model_dump_json()}
         content = store.load() if store is not None else None
@@ -123,12 +123,12 @@ def train(
 
 
 @contextmanager
-def _settings(recipe: Recipe) -> Iterator[None]:
+def settings(recipe: Recipe) -> Iterator[None]:
     """Torch's global settings, for the time of a training."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     random = torch.get_rng_state()
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(_device(recipe).type == "cpu")  # a graphics card has not all of them
+    torch.use_deterministic_algorithms(device_of(recipe).type == "cpu")  # a graphics card has not all of them
     torch.manual_seed(recipe.seed)
     try:
         yield
@@ -145,7 +145,7 @@ class _Run:
         self, prepared: Prepared, data: Data, recipe: Recipe, pruner: Pruner | None, measure: Measure | None
     ) -> None:
         self.prepared, self.data, self.recipe, self.pruner, self.measure = prepared, data, recipe, pruner, measure
-        self.device = _device(recipe)
+        self.device = device_of(recipe)
         self.network, self.teacher = prepared.network.to(self.device), prepared.teacher.to(self.device).eval()
         self.optimizer = _optimizer(prepared, recipe)
         self.thresholds = _thresholds(prepared.sites, recipe)
@@ -331,7 +331,14 @@ def _opened(content: bytes, key: Mapping[str, str]) -> dict[str, Any]:
 # Parts
 
 
-def _device(recipe: Recipe) -> torch.device:
+def device_of(recipe: Recipe) -> torch.device:
+    """Where to train.
+
+    Raises
+    ------
+    UsageError
+        There is no such device.
+    """
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if recipe.device == "cuda" and not torch.cuda.is_available():
