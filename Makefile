@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
+DATA ?= ../shared/data
 MUTATE_PATHS ?= tcompile/passes tcompile/lowering tcompile/ir tcompile/mapping hw
 MUTATE_SAMPLE ?= 200
 MUTATE_SEED ?= 0
@@ -14,10 +15,10 @@ DA4ML := .venv-da4ml/.installed-0.6.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware mutate clean
+.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the virtual environment .venv, if it is not there yet
 
@@ -47,6 +48,11 @@ bench-exactness: $(STAMP) ## exactness on real networks below ../shared/data; wr
 
 bench-hardware: $(STAMP) ## Verilog of real networks below ../shared/data in Verilator; writes benchmarks/hardware.md
 	@$(BIN)/python -m benchmarks.hardware
+
+train-resnet20: $(STAMP) ## ResNet-20 on CIFAR-10 below $(DATA), all layers ternary: hours; goes on where it was ended
+	@test -f build/resnet20/data.npz || $(BIN)/python examples/resnet20/prepare.py $(DATA)/datasets/cifar10-jpeg -o build/resnet20
+	@$(BIN)/tcompile compress $(DATA)/models/cifar_resnet20.onnx --data build/resnet20/data.npz \
+	  -o build/resnet20/resnet20.int2.onnx --config examples/resnet20/resnet20.toml --resume
 
 mutate: $(STAMP) ## plant faults in the compiler and the gateware; how many do the tests find?
 	@$(BIN)/python -m tests.mutation --paths $(MUTATE_PATHS) --sample $(MUTATE_SAMPLE) --seed $(MUTATE_SEED) --jobs $(JOBS)
