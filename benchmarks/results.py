@@ -73,7 +73,7 @@ PLAIN_LANE = 15.3  # xcup LUT per lane of such a unit of 16 x 16 lanes, 4-bit el
 LANES = (8, 16, 32)
 CLOCK = 100.0  # MHz
 FORMS = ("auto", "engine", "serial", "parallel")
-LIMITS = {"synthesis": 900.0, "network": 360.0, "build": 1200.0, "da4ml": 600.0}  # seconds
+LIMITS = {"synthesis": 3600.0, "network": 360.0, "build": 1200.0, "da4ml": 600.0}  # seconds
 SIMULATED = 2e6  # cycles, about
 
 Params = dict[str, Any]

@@ -31,9 +31,9 @@ FILES = {
 }
 SIZE = 28
 CLASSES = 10
-CHANNELS = (16, 32)  # output channels of the two convolutions
+CHANNELS = (16, 32)  # output channels of the two convolutions, at width 1
 HIDDEN = 128
-FLAT = CHANNELS[1] * 4 * 4
+POSITIONS = 4 * 4  # behind the second pool
 BATCH = 128
 RATE = 2e-3
 
@@ -50,22 +50,22 @@ def load(folder: Path) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def network() -> nn.Sequential:
+def network(width: int = 1) -> nn.Sequential:
     """Conv, MaxPool, Conv, MaxPool, linear, linear, with BatchNormalization behind all but the last."""
-    first, second = CHANNELS
+    first, second, hidden = (width * n for n in (*CHANNELS, HIDDEN))
     return nn.Sequential(
         nn.Conv2d(1, first, 5, bias=False), nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(first, second, 5, bias=False), nn.BatchNorm2d(second), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(FLAT, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
-        nn.Linear(HIDDEN, CLASSES),
+        nn.Flatten(), nn.Linear(second * POSITIONS, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
+        nn.Linear(hidden, CLASSES),
     )  # fmt: skip
 
 
-def train(arrays: dict[str, NDArray[np.generic]], *, epochs: int, seed: int, threads: int) -> nn.Sequential:
+def train(arrays: dict[str, NDArray[np.generic]], *, width: int, epochs: int, seed: int, threads: int) -> nn.Sequential:
     """Adam with a cosine schedule; the last epoch is kept."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    net = network()
+    net = network(width)
     x, y = torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["y_train"])
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -127,12 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a float network like LeNet-5 on MNIST and write it as ONNX.")
     parser.add_argument("folder", type=Path, help="of the four gzipped files of the data set")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    parser.add_argument("--width", type=int, default=1, help="factor of all channels (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch; results depend on it (default: %(default)s)")
     options = parser.parse_args()
     arrays = load(options.folder)
-    net = train(arrays, epochs=options.epochs, seed=options.seed, threads=options.threads)
+    net = train(arrays, width=options.width, epochs=options.epochs, seed=options.seed, threads=options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "lenet.onnx").write_bytes(export(net).SerializeToString())
     np.savez(options.output / "data.npz", **arrays)
