@@ -257,7 +257,8 @@ def compress(
         model, read_npz(data), targets, recipe, shape=dict(_shape(text) for text in shape or ()),
         tell=lambda record: show_epoch(screen, record),
     )  # fmt: skip
-    show_compression(screen, report, output)
+    if report:
+        show_compression(screen, report, output)
 
 
 @app.command()

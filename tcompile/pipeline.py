@@ -567,7 +567,7 @@ def compress(
     Returns
     -------
     dict
-        What the report holds.
+        What the report holds; nothing in processes of ``torchrun`` other than the first, which writes.
 
     Raises
     ------
@@ -579,13 +579,19 @@ def compress(
     from tcompile.compress.export import to_onnx
     from tcompile.compress.job import run
     from tcompile.compress.plots import drawing
+    from tcompile.compress.team import gathered
+    from tcompile.compress.train import device_of
 
     targets.check()
     loaded = load(path, dict(shape or {}))
     real = import_model(loaded.model)
     _refuse_illegal(real)
     digest = _digest(arrays)
-    result = run(real, arrays, recipe, store=targets, key={"model": loaded.sha256, "data": digest}, tell=tell)
+    key = {"model": loaded.sha256, "data": digest}
+    with gathered(device_of(recipe).type) as team:
+        result = run(real, arrays, recipe, store=targets, key=key, tell=tell, team=team)
+    if not team.leads:
+        return {}
     model = to_onnx(result.graph)
     mismatches = _differing(result)
     if mismatches:

@@ -105,7 +105,7 @@ class Quantizer(nn.Module):
         return self.exponent.clamp(*EXPONENTS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Lsq.apply(x, self._bounded(), self.lo, self.hi)  # type: ignore[no-untyped-call]
+        y: Tensor = _Lsq.apply(x.float(), self._bounded(), self.lo, self.hi)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -126,5 +126,5 @@ class BcgdQuantizer(Quantizer):
         super().__init__(start, learned=learned)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Bcgd.apply(x, self._bounded(), self.hi)  # type: ignore[no-untyped-call]
+        y: Tensor = _Bcgd.apply(x.float(), self._bounded(), self.hi)  # type: ignore[no-untyped-call]
         return y

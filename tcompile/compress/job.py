@@ -15,6 +15,7 @@ from tcompile.compress.data import split
 from tcompile.compress.methods import hardware_for, low_rank_for, prepared_for, pruner_for
 from tcompile.compress.prepare import Prepared, scores_of
 from tcompile.compress.recipe import Recipe
+from tcompile.compress.team import ALONE, Team
 from tcompile.compress.train import Store, Tell, Trained, device_of, evaluate, predict, settings, train
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import real as R
@@ -56,6 +57,7 @@ def run(
     store: Store | None = None,
     key: Mapping[str, str] | None = None,
     tell: Tell | None = None,
+    team: Team = ALONE,
 ) -> Result:
     """Compress a float graph; arguments as `tcompile.compress.train.train`.
 
@@ -69,13 +71,13 @@ def run(
     kind = graph.all(R.Input)[0].type
     data = split(arrays, kind, _classes(graph), validation=recipe.validation, seed=recipe.seed)
     with settings(recipe):
-        whole, ranks = low_rank_for(graph, recipe, data, device_of(recipe))
+        whole, ranks = low_rank_for(graph, recipe, data, team.device(device_of(recipe).type))
     prepared = prepared_for(whole, data.x_train, recipe, teacher=graph)
     pruner = pruner_for(prepared, recipe, data)
     count = counter(prepared, recipe.pe, recipe.simd)
     trained = train(
         prepared, data, recipe, pruner=pruner, store=store, key={**(key or {}), "ranks": json.dumps(ranks)}, tell=tell,
-        measure=lambda _: totals(count()),
+        measure=lambda _: totals(count()), team=team,
     )  # fmt: skip
     prepared.network.cpu()
     x_test = data.x_test.astype(np.float32)

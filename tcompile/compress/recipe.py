@@ -103,6 +103,8 @@ class Recipe(BaseModel):
         Of all random numbers; threads of torch (results depend on their number).
     device : {"auto", "cpu", "cuda"}
         Where to train.
+    precision : {"float32", "bfloat16"}
+        Of products and sums in training steps; quantizers, losses and all that is written are float32.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -151,6 +153,7 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -28,6 +28,7 @@ from tcompile.compress.network import Network
 from tcompile.compress.prepare import MOMENTUM, Prepared, Site
 from tcompile.compress.pruners import Pruner
 from tcompile.compress.recipe import Recipe
+from tcompile.compress.team import ALONE, Team
 from tcompile.compress.ternarizers import blend
 from tcompile.errors import Problem, UsageError, printable
 from tcompile.ir.graph import Graph
@@ -84,6 +85,7 @@ def train(
     key: Mapping[str, str] | None = None,
     tell: Tell | None = None,
     measure: Measure | None = None,
+    team: Team = ALONE,
 ) -> Trained:
     """Train a prepared network in place.
 
@@ -99,6 +101,8 @@ def train(
         Told every epoch.
     measure : callable, optional
         Adds to what is known of an epoch.
+    team : Team
+        Processes that train together; the first alone writes checkpoints and tells.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def train(
         A layer's sums may not be exact.
     """
     with settings(recipe):
-        run = _Run(prepared, data, recipe, pruner, measure)
+        run = _Run(prepared, data, recipe, pruner, measure, team)
         wanted = {**(key or {}), "recipe": recipe.model_dump_json()}
         content = store.load() if store is not None else None
         if content is None:
@@ -142,11 +146,12 @@ class _Run:
     """A training on its way."""
 
     def __init__(
-        self, prepared: Prepared, data: Data, recipe: Recipe, pruner: Pruner | None, measure: Measure | None
+        self, prepared: Prepared, data: Data, recipe: Recipe, pruner: Pruner | None, measure: Measure | None, team: Team
     ) -> None:
         self.prepared, self.data, self.recipe, self.pruner, self.measure = prepared, data, recipe, pruner, measure
-        self.device = device_of(recipe)
+        self.team, self.device = team, team.device(device_of(recipe).type)
         self.network, self.teacher = prepared.network.to(self.device), prepared.teacher.to(self.device).eval()
+        self.scores = team.scores(self.network, prepared.scores)
         self.optimizer = _optimizer(prepared, recipe)
         self.thresholds = _thresholds(prepared.sites, recipe)
         self.unit = self._spread()
@@ -193,9 +198,9 @@ class _Run:
         x, y = self.data.x_train, torch.from_numpy(self.data.y_train)
         total = 0.0
         for index in torch.split(torch.randperm(len(y), generator=self.random), self.recipe.batch):
-            frames = augmented(_frames(x, index), self.recipe, self.random).to(self.device)
-            total += self._step(frames, y[index].to(self.device)) * len(index)
-        return total / len(y)
+            frames = self.team.share(augmented(_frames(x, index), self.recipe, self.random)).to(self.device)
+            total += self._step(frames, self.team.share(y[index]).to(self.device)) * len(index)
+        return self.team.mean(total / len(y))
 
     def _step(self, frames: Tensor, labels: Tensor) -> float:
         if self.thresholds is not None:  # a step of the thresholds alone goes before
@@ -213,7 +218,9 @@ class _Run:
 
     def _loss(self, frames: Tensor, labels: Tensor) -> Tensor:
         share, name = self.recipe.distill, self.prepared.scores
-        scores = _scores(self.network, frames, name) / self.unit
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            scores = self.scores(frames)
+        scores = scores.float() / self.unit
         loss = F.cross_entropy(scores, labels)
         if not share:
             return loss
@@ -268,11 +275,11 @@ class _Run:
 
     def keep(self, store: Store | None, key: Mapping[str, str], tell: Tell | None) -> None:
         """Write a checkpoint, then tell of the epoch."""
-        if store is not None:
+        if store is not None and self.team.leads:
             buffer = io.BytesIO()
             torch.save({"format": FORMAT, "key": dict(key), **self._state()}, buffer)
             store.save(buffer.getvalue())
-        if tell is not None:
+        if tell is not None and self.team.leads:
             tell({**self.history[-1], "epochs": self.recipe.epochs})
 
     def _state(self) -> dict[str, Any]:
