@@ -234,6 +234,8 @@ def show_epoch(screen: Screen, record: Report) -> None:
 
 def _hardware_words(recipe: Report, hardware: Report) -> str:
     """What the mapping makes of a compressed network."""
+    if "forms" not in hardware:
+        return f"no hardware for {recipe['fps']:g} frames per second: " + "; ".join(hardware["problems"])
     forms = Counter(hardware["forms"].values())
     words = (
         f"hardware for {recipe['fps']:g} frames per second ({hardware['family']}, model): {hardware['lut']} LUTs,"

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from tcompile.compress import Compression
 from tcompile.compress.goals import STEPS, Candidate, Even, Fitting
@@ -72,7 +73,7 @@ def test_weights_that_are_left_count_as_not_zero() -> None:
 
 
 def test_a_device_that_is_too_small_is_refused_with_what_was_tried() -> None:
-    with pytest.raises(UsageError, match="with 31/32 pruned the design must fit"):
+    with pytest.raises(UsageError, match="with 31 of 32 groups pruned the design must fit"):
         Fitting(lambda codes: [TOO_LARGE]).dropped([candidate([1, 2, 3])])
 
 
@@ -97,6 +98,42 @@ def test_what_fits_is_said_by_the_mapping() -> None:
 def test_a_rate_out_of_reach_is_no_misfit() -> None:
     with pytest.raises(UsageError, match="must take at most 1 cycles"):
         of(1e8, "ecp5:1,1,1").misfit()
+
+
+def test_costs_are_those_of_the_devices_family_even_if_it_is_too_small() -> None:
+    found = of(SLOW, "xcup:10,10,1").facts()
+    assert (
+        found["family"] == "xcup"
+        and "must fit" in found["problems"][0]
+        and set(found["forms"]) == set(of(SLOW).forms())
+    )
+
+
+def test_what_is_out_of_reach_is_refused_before_training() -> None:
+    told: list[object] = []
+    for options in (
+        {"fps": 1e8},
+        {"fps": FAST, "method": "magnitude", "target": "ecp5:10,10,1"},
+        {"method": "lasso", "cycles": 1},
+    ):
+        with pytest.raises(UsageError, match="must"):
+            run(import_model(normalize(model())), few(), read_recipe(None, {**options, "epochs": 3}), tell=told.append)
+    assert told == []
+
+
+def test_layers_that_are_quantized_already_are_no_sites() -> None:
+    """conv1 of the digits network, its codes in the file."""
+    proto = model()
+    (weight,) = (w for w in proto.graph.initializer if w.name == "0.weight")
+    codes = np.sign(numpy_helper.to_array(weight)).astype(np.int8)
+    proto.graph.initializer.extend(
+        [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(np.float32(0.25), "scale")]
+    )
+    proto.graph.initializer.remove(weight)
+    proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["codes", "scale"], ["0.weight"], "dq"))
+    net = Compression(import_model(normalize(proto)), few()["x_train"])
+    found = Hardware.at(net._prepared, SLOW, 100.0)
+    assert list(found.forms()) == ["conv2", "linear"] == [s.name for s in net._prepared.sites]
 
 
 def test_given_weights_stand_for_those_of_now() -> None:
@@ -139,7 +176,7 @@ def test_a_device_is_fitted_by_pruning() -> None:
     )
     result = run(import_model(normalize(model())), few(), recipe)
     hardware = result.report["hardware"]
-    assert hardware["problems"] == []
+    assert not hardware["problems"]
     assert hardware["lut"] <= full.lut * 3 // 4
     assert result.report["weights"]["zeros"] > 0.2
 

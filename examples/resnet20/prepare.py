@@ -51,13 +51,15 @@ def main() -> None:
     parts = [images(options.folder / f"train_{k}.npz") for k in range(1, PARTS + 1)]
     x_test, y_test = images(options.folder / "test.npz")
     options.output.mkdir(parents=True, exist_ok=True)
+    new = options.output / "data.new.npz"
     np.savez(
-        options.output / "data.npz",
+        new,
         x_train=normalized(np.concatenate([x for x, _ in parts])),
         y_train=np.concatenate([y for _, y in parts]),
         x_test=normalized(x_test),
         y_test=y_test,
     )
+    new.replace(options.output / "data.npz")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Low rank as a step of compression: convolutions of a float graph are replaced by three smaller ones before training.
 
 A convolution is considered if it has one group, a kernel of more than one tap, and a rank at which its three
-convolutions take fewer cycles in all (`tcompile.compress.low_rank`). The last of the three bears the bias and the value's
+convolutions take fewer cycles in all (`tcompile.compress.low_rank`); the network's first layer, which is small, is not. The last of the three bears the bias and the value's
 name, so that what stands behind it does not change. Ranks are asked for as a share, or searched with labelled frames.
 """
 
@@ -51,7 +51,7 @@ class Wide:
 def wide_layers(graph: Graph, pe: int, simd: int) -> list[Wide]:
     """The convolutions of a graph that may be replaced, for engines of PE x SIMD lanes."""
     found = []
-    for layer in float_layers(graph)[0]:
+    for layer in float_layers(graph)[0][1:]:
         node = layer.node
         if not isinstance(node, R.Conv) or node.group != 1 or prod(node.kernel_shape) == 1:
             continue
@@ -127,7 +127,7 @@ def by_training(
     def loss(index: Tensor) -> Tensor:
         frames = torch.from_numpy(np.ascontiguousarray(x[index.numpy()])).float()
         frames = frames.reshape(-1, *network.input.type.shape).to(device)
-        return F.cross_entropy(network.values(frames, (name,))[name].flatten(1), torch.from_numpy(y)[index].to(device))
+        return F.cross_entropy(network.scores(frames, name), torch.from_numpy(y)[index].to(device))
 
     search(choices, loss, _halves(len(y), epochs, batch, seed), strength=strength)
     found = {w.layer.name: c.chosen() for w, c in zip(layers, choices, strict=True)}

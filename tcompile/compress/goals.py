@@ -26,6 +26,7 @@ __all__ = ["Candidate", "Cycles", "Even", "Fitting", "Goal", "LayerCost", "Ratio
 BIT = IntType((1,), 0, 1)  # of values that do not matter to an engine's cycles
 TWO_DIGITS = 5  # an INT4 weight whose two Booth digits are not zero
 STEPS = 32  # shares that are tried for a device
+MOST = STEPS - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,10 @@ class Goal(Protocol):
         """
         ...
 
+    def check(self, layers: Sequence[Candidate]) -> None:
+        """Refuse what cannot be reached, before any training; errors as `dropped`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -130,6 +135,10 @@ class Ratio:
             raise UsageError(problems)
         return result
 
+    def check(self, layers: Sequence[Candidate]) -> None:
+        """See `Goal.check`."""
+        self.dropped(layers)
+
     def _unreached(self, part: list[Candidate], count: int, most: int, total: int) -> Problem:
         message = f"{count} of {total} groups must be zero, and at most {most} can be: every layer keeps one"
         hint = "ask for less sparsity, or for smaller groups (--pe, --simd)"
@@ -153,6 +162,9 @@ class Even:
         counts = [round(Fraction(self.share) * len(c.strengths)) for c in layers]
         return [weakest([c.ranks], n)[0] for c, n in zip(layers, counts, strict=True)]
 
+    def check(self, layers: Sequence[Candidate]) -> None:
+        """See `Goal.check`: nothing is out of reach."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fitting:
@@ -171,17 +183,22 @@ class Fitting:
 
     def dropped(self, layers: Sequence[Candidate]) -> list[np.ndarray]:
         """See `Goal.dropped`."""
-        low, high = 0, STEPS - 1  # 32nds that are enough: at least low, at most high
-        problems = self._tried(layers, high)
-        if problems:
-            hint = "ask for fewer frames per second, or choose a larger --target"
-            raise UsageError(
-                [replace(p, message=f"with {high}/{STEPS} pruned {p.message}", hint=hint) for p in problems]
-            )
+        self.check(layers)
+        low, high = 0, MOST  # 32nds that are enough: at least low, at most high
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if self._tried(layers, middle) else (low, middle)
         return Even(low / STEPS).dropped(layers)
+
+    def check(self, layers: Sequence[Candidate]) -> None:
+        """See `Goal.check`."""
+        hint = "ask for fewer frames per second, or choose a larger --target"
+        problems = [
+            replace(p, message=f"with {MOST} of {STEPS} groups pruned {p.message}", hint=hint)
+            for p in self._tried(layers, MOST)
+        ]
+        if problems:
+            raise UsageError(problems)
 
     def _tried(self, layers: Sequence[Candidate], part: int) -> Sequence[Problem]:
         gone = Even(part / STEPS).dropped(layers)
@@ -317,6 +334,10 @@ class Cycles:
         if problems:
             raise UsageError(problems)
         return result
+
+    def check(self, layers: Sequence[Candidate]) -> None:
+        """See `Goal.check`."""
+        self.dropped(layers)
 
     def _cycles(self, layer: Candidate, gone: np.ndarray) -> int:
         return self.costs[layer.name].cycles(layer.filled_without(self._mark(layer, gone)))

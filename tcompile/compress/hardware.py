@@ -16,6 +16,7 @@ from tcompile.compress.export import exported
 from tcompile.compress.prepare import Prepared
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import integer as I
+from tcompile.ir import real as R
 from tcompile.lowering.lower import lower
 from tcompile.mapping.devices import device
 from tcompile.mapping.folding import Form
@@ -24,6 +25,7 @@ from tcompile.mapping.plan import Choice, budget_of, spacing_of
 
 __all__ = ["Hardware"]
 
+ROOM = 1 << 40  # of each resource: more than any design takes
 TOO_LARGE = "too-large"  # code of the mapping's problem where a device does not hold a design
 
 
@@ -66,8 +68,11 @@ class Hardware:
         ModelError
             The network has no integer form.
         """
-        choice = self.choice if fitting else replace(self.choice, target=None)
-        return map_network(lower(exported(self.prepared, codes), "plain", {}).graph, choice)
+        chip = self.choice.target
+        if chip is not None and not fitting:
+            chip = replace(chip, lut=ROOM, ff=ROOM, bram=ROOM)
+        graph = lower(exported(self.prepared, codes), "plain", {}).graph
+        return map_network(graph, replace(self.choice, target=chip))
 
     def misfit(self, codes: Mapping[str, np.ndarray] | None = None) -> Sequence[Problem]:
         """What does not fit the device; other errors as `mapped`."""
@@ -84,17 +89,26 @@ class Hardware:
         return self._forms(self.mapped(codes, fitting=False))
 
     def facts(self) -> dict[str, Any]:
-        """Forms, cycles per frame and resources (by the model) of the network as it is now, and what does not fit."""
-        problems = self.misfit()
-        mapped = self.mapped(fitting=not problems)
+        """Forms, cycles per frame and resources (by the model) of the network as it is now, and what is in the way."""
+        problems: tuple[str, ...] = ()
+        try:
+            mapped = self.mapped()
+        except UsageError as error:
+            problems = tuple(p.message for p in error.problems)
+            if any(p.code != TOO_LARGE for p in error.problems):
+                return {"problems": problems}
+            mapped = self.mapped(fitting=False)
         return {
             "family": mapped.family,
             "interval": mapped.interval,
             **asdict(mapped.total()),
             "forms": self._forms(mapped),
-            "problems": [p.message for p in problems],
+            "problems": problems,
         }
 
     def _forms(self, mapped: Mapped) -> dict[str, Form]:
-        layers = [n for n in mapped.graph if isinstance(n, I.Conv | I.Dense)]
-        return {s.name: mapped.plans[n.name].fold.form for s, n in zip(self.prepared.sites, layers, strict=True)}
+        """By the name of the site; linear layers that are none stand between them in the same order."""
+        sites = {s.node.name: s.name for s in self.prepared.sites}
+        real = [n.name for n in self.prepared.graph.all(R.Linear)]
+        layers = [n.name for n in mapped.graph if isinstance(n, I.Conv | I.Dense)]
+        return {sites[r]: mapped.plans[i].fold.form for r, i in zip(real, layers, strict=True) if r in sites}

@@ -71,8 +71,11 @@ def run(
     kind = graph.all(R.Input)[0].type
     data = split(arrays, kind, _classes(graph), validation=recipe.validation, seed=recipe.seed)
     with settings(recipe):
-        whole, ranks = low_rank_for(graph, recipe, data, team.device(device_of(recipe).type))
+        whole, ranks = team.agreed(lambda: low_rank_for(graph, recipe, data, team.device(device_of(recipe).type)))
     prepared = prepared_for(whole, data.x_train, recipe, teacher=graph)
+    hardware = hardware_for(prepared, recipe)
+    if hardware is not None:
+        hardware.mapped(fitting=False)  # a rate out of reach is refused before training
     pruner = pruner_for(prepared, recipe, data)
     count = counter(prepared, recipe.pe, recipe.simd)
     trained = train(
@@ -89,7 +92,6 @@ def run(
     }
     found = evaluate(predicted, data.y_test)[0]
     layers = count()
-    hardware = hardware_for(prepared, recipe)
     report = {
         "recipe": recipe.model_dump(mode="json"),
         "notes": list(prepared.notes),
@@ -100,7 +102,7 @@ def run(
         "weights": dict(totals(layers)),
         "layers": [asdict(layer) for layer in layers],
         "activations": _activations(prepared),
-        "hardware": None if hardware is None else hardware.facts(),
+        "hardware": hardware.facts() if hardware is not None and team.leads else None,
         "history": [dict(record) for record in trained.history],
     }
     return Result(trained.graph, prepared.scores, x_test, predicted, report)

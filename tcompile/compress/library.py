@@ -58,7 +58,7 @@ class Compression(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         name = self._prepared.scores
         frames = x.reshape(-1, *self.network.input.type.shape)
-        return self.network.values(frames, (name,))[name].flatten(1)
+        return self.network.scores(frames, name)
 
     def penalty(self) -> Tensor:
         """What the pruner adds to the loss; zero without one, and after `finish`."""

@@ -69,7 +69,7 @@ def low_rank_for(
         return graph, {}
     layers = wide_layers(graph, recipe.pe, recipe.simd)
     if not layers:
-        message = "a convolution must take fewer cycles as three of low rank, and none does"
+        message = "a convolution behind the first layer must take fewer cycles as three of low rank, and none does"
         hint = "leave low_rank out, or give fewer lanes (pe, simd): ranks are multiples of them"
         raise UsageError(Problem("no-low-rank", message, hint=hint))
     if recipe.low_rank != "search":
@@ -82,7 +82,7 @@ def low_rank_for(
             graph, layers, data.x_train, data.y_train, epochs=recipe.rank_epochs, strength=recipe.rank_strength,
             batch=recipe.batch, pe=recipe.pe, simd=recipe.simd, seed=recipe.seed, device=device,
         )  # fmt: skip
-    return decomposed(graph, factors), {name: f.core.shape[0] for name, f in factors.items()}
+    return decomposed(graph, factors), {name: max(f.core.shape[:2]) for name, f in factors.items()}
 
 
 def pruner_for(prepared: Prepared, recipe: Recipe, data: Data | None = None) -> Pruner | None:
@@ -197,6 +197,6 @@ def _loss(prepared: Prepared, data: Data) -> float:
     device, training = prepared.sites[0].weight.device, network.training
     x = torch.from_numpy(data.x_train[:COMPARED].astype(np.float32)).to(device)
     y = torch.from_numpy(data.y_train[:COMPARED]).to(device)
-    loss = F.cross_entropy(network.eval().values(x, (name,))[name].flatten(1), y)
+    loss = F.cross_entropy(network.eval().scores(x, name), y)
     network.train(training)
     return float(loss)

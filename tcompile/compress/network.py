@@ -84,6 +84,10 @@ class Network(nn.Module):
         """The first output (frames, *shape) for frames (frames, *shape of the input)."""
         return self.values(x, self.graph.outputs[:1])[self.graph.outputs[0]]
 
+    def scores(self, x: Tensor, name: str) -> Tensor:
+        """A value with a number per class, as (frames, classes)."""
+        return self.values(x, (name,))[name].flatten(1)
+
     def values(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """Some values of the graph for frames of its input."""
         live = {name: getattr(self, f"const_{name}") for name in self._constants}

@@ -135,6 +135,18 @@ class Pruner:
         self.after_step()
 
     @torch.no_grad()
+    def check(self) -> None:
+        """Refuse a goal that cannot be reached, before any training.
+
+        Raises
+        ------
+        UsageError
+            Every reason.
+        """
+        if self.goal is not None:
+            self.goal.check(self._candidates([self._masked(site) for site, _ in self.layers], quantized=True))
+
+    @torch.no_grad()
     def zeros(self) -> dict[str, tuple[int, int]]:
         """For each layer the groups whose quantized weights are all zero, and all groups."""
         return {site.name: (int((~self._alive(site, groups)).sum()), groups.count) for site, groups in self.layers}
@@ -168,6 +180,10 @@ class Pruner:
             return [
                 torch.zeros(groups.count, dtype=torch.bool, device=w.device) for (_, groups), w in self._with(weights)
             ]
+        found = self.goal.dropped(self._candidates(weights, quantized=quantized))
+        return [torch.from_numpy(d).to(w.device) for d, w in zip(found, weights, strict=True)]
+
+    def _candidates(self, weights: Sequence[Tensor], *, quantized: bool) -> list[Candidate]:
         candidates = []
         for (site, groups), w in self._with(weights):
             codes = self._codes(site, w) if quantized else torch.sign(w)
@@ -180,8 +196,7 @@ class Pruner:
                     codes.detach().cpu().numpy().round().astype("int64"),
                 )
             )
-        found = self.goal.dropped(candidates)
-        return [torch.from_numpy(d).to(w.device) for d, w in zip(found, weights, strict=True)]
+        return candidates
 
     def _codes(self, site: Prunable, weight: Tensor) -> Tensor:
         """Integers of the weights; signs of floats that stay floats."""

@@ -9,7 +9,7 @@ from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tcompile.errors import Problem, UsageError, printable
 
@@ -120,7 +120,7 @@ class Recipe(BaseModel):
     quantizer: Literal["lsq", "bcgd"] = "lsq"
     pe: Annotated[int, Field(ge=1, le=1024)] = 8
     simd: Annotated[int, Field(ge=1, le=4096)] = 8
-    low_rank: Literal["none", "search"] | Annotated[float, Field(gt=0, lt=1)] = "none"
+    low_rank: Literal["none", "search"] | float = "none"
     rank_epochs: Count = 2
     rank_strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     group: Literal["tile", "tile-over-taps", "slice", "filter", "channel", "column", "weight", "form"] = "tile"
@@ -128,7 +128,7 @@ class Recipe(BaseModel):
     cycles: Count | None = None
     target: str | None = None
     fps: Positive | None = None
-    clock_mhz: Positive = 100.0
+    clock_mhz: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     skip_first: bool = True
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
     threshold: Literal["mean", "rank", "mixed"] = "rank"
@@ -155,6 +155,19 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
 
+    @field_validator("low_rank", mode="before")
+    @classmethod
+    def _share(cls, given: object) -> object:
+        if given in ("none", "search"):
+            return given
+        try:
+            share = float(str(given))
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            raise ValueError("must be a share above 0 and below 1, or 'search'")
+        return share
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         several = max(self.terms, self.first_terms or 1, self.last_terms or 1) > 1
@@ -167,6 +180,8 @@ class Recipe(BaseModel):
             raise ValueError(f"method {self.method!r} needs a sparsity above 0, cycles, or a target")
         if goals > 1:
             raise ValueError("sparsity, cycles and target contradict each other; give one of them")
+        if self.group == "form" and self.method == "none":
+            raise ValueError("group = 'form' needs a method that prunes, such as method = 'wpc'")
         if (self.target is not None or self.group == "form") and self.fps is None:
             raise ValueError("a target, and group = 'form', need the rate that hardware is chosen for: fps")
         if self.target is not None and self.method in ("admm", "slr"):

@@ -114,7 +114,7 @@ def train(
     with settings(recipe):
         run = _Run(prepared, data, recipe, pruner, measure, team)
         wanted = {**(key or {}), "recipe": recipe.model_dump_json()}
-        content = store.load() if store is not None else None
+        content = team.agreed(store.load) if store is not None else None
         if content is None:
             run.begin()
             run.keep(store, wanted, tell)
@@ -130,14 +130,16 @@ def train(
 def settings(recipe: Recipe) -> Iterator[None]:
     """Torch's global settings, for the time of a training."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    random = torch.get_rng_state()
+    random, coarse = torch.get_rng_state(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(recipe.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.use_deterministic_algorithms(device_of(recipe).type == "cpu")  # a graphics card has not all of them
     torch.manual_seed(recipe.seed)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = coarse
         torch.use_deterministic_algorithms(exact)
         torch.set_rng_state(random)
 
@@ -168,6 +170,8 @@ class _Run:
 
     def begin(self) -> None:
         """The start: statistics of the sums that ternary weights give, and what the network does untrained."""
+        if self.pruner is not None:
+            self.pruner.check()
         self._prune_in_time()
         self._record({"loss": None})
 
@@ -191,6 +195,8 @@ class _Run:
     def _prune_in_time(self) -> None:
         if self.pruner is not None and not self.finished and self.epoch >= self.recipe.epochs - self.recipe.after:
             self.pruner.finish()
+            for site in self.prepared.sites:  # on graphics cards sums may differ in their last bits
+                site.mask.copy_(self.team.agreed(site.mask.cpu))
             self.finished = True
 
     def _epoch(self) -> float:
@@ -226,7 +232,7 @@ class _Run:
             return loss
         heat = self.recipe.temperature
         with torch.no_grad():
-            wanted = torch.log_softmax(_scores(self.teacher, frames, name) / (heat * self.unit), 1)
+            wanted = torch.log_softmax(self.teacher.scores(frames, name) / (heat * self.unit), 1)
         distance = F.kl_div(torch.log_softmax(scores / heat, 1), wanted, reduction="batchmean", log_target=True)
         return (1 - share) * loss + share * heat**2 * distance
 
@@ -234,7 +240,7 @@ class _Run:
     def _spread(self) -> float:
         """By what scores are divided in the loss, so that those of the float network spread by `SPREAD` at most."""
         frames = _frames(self.data.x_train, torch.arange(min(EVALUATED, len(self.data.x_train)))).to(self.device)
-        scores = _scores(self.teacher, frames, self.prepared.scores)
+        scores = self.teacher.scores(frames, self.prepared.scores)
         return max(1.0, float((scores - scores.mean(1, keepdim=True)).square().mean().sqrt()) / SPREAD)
 
     @torch.no_grad()
@@ -257,7 +263,7 @@ class _Run:
         self._settle()
         graph = exported(self.prepared)
         scores = predict(graph, self.prepared.scores, self.data.x_validation, self.device)
-        accuracy, entropy = evaluate(scores / self.unit, self.data.y_validation)
+        accuracy, entropy = self.team.agreed(lambda: evaluate(scores / self.unit, self.data.y_validation))
         more = dict(self.measure(graph)) if self.measure is not None else {}
         record = {"epoch": self.epoch, "validation": accuracy, "validation_loss": entropy, **facts, **more}
         record["pruned"] = self.pruner is not None and self.finished
@@ -376,11 +382,6 @@ def _frames(x: np.ndarray, index: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x[index.numpy()])).float()
 
 
-def _scores(network: Network, frames: Tensor, name: str) -> Tensor:
-    """A number per class: (frames, classes)."""
-    return network.values(frames, (name,))[name].flatten(1)
-
-
 def augmented(frames: Tensor, recipe: Recipe, random: torch.Generator) -> Tensor:
     """Frames mirrored and moved at random, as the recipe says; what comes in from outside is zero."""
     if frames.dim() != IMAGE_AXES or not (recipe.flip or recipe.shift):
@@ -407,7 +408,7 @@ def predict(graph: Graph, scores: str, x: np.ndarray, device: torch.device | str
     network = Network(graph.with_nodes(graph.nodes, (scores,))).to(device).eval()
     x = x.reshape(len(x), *network.input.type.shape)
     parts = [
-        _scores(network, _frames(x, index).to(device), scores).cpu()
+        network.scores(_frames(x, index).to(device), scores).cpu()
         for index in torch.split(torch.arange(len(x)), EVALUATED)
     ]
     return np.asarray(torch.cat(parts).numpy())
