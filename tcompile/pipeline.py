@@ -509,9 +509,11 @@ class CompressTargets:
             problems.append(Problem("output-name", f"the output must be a file named *.onnx, not {name}"))
         if not self.output.parent.is_dir():
             problems.append(Problem("cannot-write", f"the folder of the output {name} must exist"))
+        complete = self.resume and not self.checkpoint.exists()
         for path in (self.output, self.report, self.picture):
             if path.exists() and (path.is_dir() or not self.force):
                 hint = "give another" if path.is_dir() else "give another, or -f to replace it"
+                hint = "the work is complete, and there is nothing to resume; -f would start anew" if complete else hint
                 problems.append(Problem("output-exists", f"{printable(str(path))} must not exist", hint=hint))
         if self.checkpoint.exists() and not (self.resume or self.force):
             message = f"{printable(str(self.checkpoint))} is the checkpoint of work that was ended"

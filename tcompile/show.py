@@ -21,6 +21,7 @@ Report = Mapping[str, Any]
 PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
 COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
+GROUPS = {"tile": "tiles", "weight": "weights"}
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
 PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders")
@@ -268,11 +269,20 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
         f"accuracy: {accuracy['test']:.2%} on {report['frames']['test']} test frames, "
         f"float {accuracy['test_float']:.2%}, drop {drop:.2f} points (epoch {report['epoch']}, chosen by validation)"
     )
+    if report["recipe"]["group"] == "form":
+        groups = (f"{_short(k)} {p['zero']}/{p['groups']} {GROUPS[p['group']]}" for k, p in report["pruned"].items())
+        screen.say("zero: " + ", ".join(groups))
     if report["hardware"] is not None:
         screen.say(_hardware_words(report["recipe"], report["hardware"]))
     screen.say(f"torch's scores are onnxruntime's, bit for bit, on all {report['onnxruntime']['frames']} test frames")
     for note in report["notes"]:
-        screen.detail(note)
+        screen.note(note)
     if report["ranks"]:
         screen.say("low rank: " + ", ".join(f"{_short(name)} {rank}" for name, rank in report["ranks"].items()))
-    screen.say(f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR")
+    asked = [
+        f"--{k.replace('_', '-')} {report['recipe'][k]}" for k in ("fps", "clock_mhz", "target") if report["hardware"]
+    ]
+    options = " ".join(["", *(a for a in asked if not a.endswith("None"))])
+    screen.say(
+        f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR{options}"
+    )

@@ -112,7 +112,7 @@ def test_a_search_needs_labels() -> None:
 
 
 def test_lanes_that_leave_no_rank_are_refused() -> None:
-    with pytest.raises(UsageError, match="none does"):
+    with pytest.raises(UsageError, match="there is none that does"):
         Compression(network(), few()["x_train"], low_rank=0.5, pe=64, simd=64)
 
 

@@ -12,9 +12,9 @@ from tcompile.compress import Compression
 from tcompile.compress.goals import STEPS, Candidate, Even, Fitting
 from tcompile.compress.groups import groups_of_layer
 from tcompile.compress.hardware import Hardware
-from tcompile.compress.job import run
+from tcompile.compress.job import _misplaced, run
 from tcompile.compress.methods import pruner_for, shapes_for
-from tcompile.compress.recipe import read_recipe
+from tcompile.compress.recipe import Recipe, read_recipe
 from tcompile.errors import Problem, UsageError
 from tcompile.frontend.importer import import_model
 from tcompile.frontend.normalize import normalize
@@ -178,7 +178,20 @@ def test_a_device_is_fitted_by_pruning() -> None:
     hardware = result.report["hardware"]
     assert not hardware["problems"]
     assert hardware["lut"] <= full.lut * 3 // 4
+    pruned = result.report["pruned"]
+    assert {name: p["group"] for name, p in pruned.items()} == {"conv2": "weight", "linear": "tile"}
+    assert 0 < pruned["conv2"]["zero"] < pruned["conv2"]["groups"] == 16 * 8 * 9
     assert result.report["weights"]["zeros"] > 0.2
+
+
+def test_what_was_pruned_for_other_hardware_is_said() -> None:
+    pruned = {"a": {"group": "tile"}, "b": {"group": "weight"}, "c": {"group": "weight"}}
+    made = {"forms": {"a": "serial", "b": "engine", "c": "parallel"}}
+    notes = list(_misplaced(Recipe.model_construct(group="form"), pruned, made))
+    assert notes == [
+        "'a' was pruned by tiles, and its hardware is of form serial in the end",
+        "'b' was pruned by single weights, and its hardware is of form engine in the end",
+    ]
 
 
 def test_hardware_is_reported_at_a_rate_only() -> None:

@@ -161,7 +161,7 @@ def test_device_is_checked_where_a_rate_is_asked_for_wrong():
     (problem,) = caught.value.problems
     assert problem.code == "too-large"
     assert problem.message.startswith(f"the design must fit x ({need.lut // 2} LUTs, ")
-    assert f" and takes about {need.lut}, {need.ff} and {need.bram}; most of it for these layers" in problem.message
+    assert f" and takes about {need.lut} LUTs, {need.ff} flip-flops and {need.bram} block RAMs; most" in problem.message
     assert set(problem.where) == {"Conv_1", "Conv_3", "Dense_5"}
     assert problem.hint == "choose a larger --target, or ask for fewer frames per second"
 

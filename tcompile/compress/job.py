@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -12,12 +12,14 @@ import numpy as np
 
 from tcompile.compress.census import counter, totals
 from tcompile.compress.data import split
-from tcompile.compress.methods import hardware_for, low_rank_for, prepared_for, pruner_for
+from tcompile.compress.groups import Shape
+from tcompile.compress.methods import hardware_for, low_rank_for, prepared_for, pruner_for, shapes_for
 from tcompile.compress.prepare import Prepared, scores_of
+from tcompile.compress.pruners import Pruner
 from tcompile.compress.recipe import Recipe
 from tcompile.compress.team import ALONE, Team
 from tcompile.compress.train import Store, Tell, Trained, device_of, evaluate, predict, settings, train
-from tcompile.errors import Problem, UsageError
+from tcompile.errors import Problem, UsageError, printable
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, TensorType
 
@@ -76,7 +78,8 @@ def run(
     hardware = hardware_for(prepared, recipe)
     if hardware is not None:
         hardware.mapped(fitting=False)  # a rate out of reach is refused before training
-    pruner = pruner_for(prepared, recipe, data)
+    shapes = shapes_for(prepared, recipe) if recipe.prunes else {}
+    pruner = pruner_for(prepared, recipe, data, shapes)
     count = counter(prepared, recipe.pe, recipe.simd)
     trained = train(
         prepared, data, recipe, pruner=pruner, store=store, key={**(key or {}), "ranks": json.dumps(ranks)}, tell=tell,
@@ -92,9 +95,13 @@ def run(
     }
     found = evaluate(predicted, data.y_test)[0]
     layers = count()
+    made = hardware.facts() if hardware is not None and team.leads else None
+    pruned = _pruned(pruner, shapes)
+    notes = (*prepared.notes, *_casts(arrays, kind), *_misplaced(recipe, pruned, made))
     report = {
         "recipe": recipe.model_dump(mode="json"),
-        "notes": list(prepared.notes),
+        "notes": list(notes),
+        "processes": team.size,
         "ranks": ranks,
         "frames": {"train": len(data.y_train), "validation": len(data.y_validation), "test": len(data.y_test)},
         "epoch": trained.epoch,
@@ -102,10 +109,36 @@ def run(
         "weights": dict(totals(layers)),
         "layers": [asdict(layer) for layer in layers],
         "activations": _activations(prepared),
-        "hardware": hardware.facts() if hardware is not None and team.leads else None,
+        "pruned": pruned,
+        "hardware": made,
         "history": [dict(record) for record in trained.history],
     }
     return Result(trained.graph, prepared.scores, x_test, predicted, report)
+
+
+def _pruned(pruner: Pruner | None, shapes: Mapping[str, Shape]) -> dict[str, dict[str, Any]]:
+    """For each layer that was pruned what its groups are, how many there are, and how many are zero."""
+    zeros = {} if pruner is None else pruner.zeros()
+    return {name: {"group": shapes[name], "groups": count, "zero": zero} for name, (zero, count) in zeros.items()}
+
+
+def _casts(arrays: Mapping[str, np.ndarray], kind: TensorType) -> Iterator[str]:
+    """Frames of another kind of number than the model takes: what they mean is not known."""
+    found = {str(arrays[name].dtype) for name in ("x_train", "x_test") if arrays[name].dtype.kind in "iu"}
+    if found and kind.dtype.startswith("float"):
+        yield f"frames are {' and '.join(sorted(found))}, and the model takes {kind.dtype}: they are taken as they are, without a scale"
+
+
+def _misplaced(recipe: Recipe, pruned: Mapping[str, Any], made: Mapping[str, Any] | None) -> Iterator[str]:
+    """Layers that were pruned for other hardware than the mapping gives them in the end."""
+    if recipe.group != "form" or made is None:
+        return
+    forms = made.get("forms", {})
+    for name, layer in pruned.items():
+        form, tiles = forms.get(name), layer["group"] == "tile"
+        if form is not None and (form == "engine") != tiles:
+            groups = "tiles" if tiles else "single weights"
+            yield f"{printable(name)} was pruned by {groups}, and its hardware is of form {form} in the end"
 
 
 def _classes(graph: Graph) -> int:

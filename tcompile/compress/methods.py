@@ -69,8 +69,11 @@ def low_rank_for(
         return graph, {}
     layers = wide_layers(graph, recipe.pe, recipe.simd)
     if not layers:
-        message = "a convolution behind the first layer must take fewer cycles as three of low rank, and none does"
-        hint = "leave low_rank out, or give fewer lanes (pe, simd): ranks are multiples of them"
+        message = (
+            "a convolution of several taps behind the first layer must take fewer cycles as three of low rank, and there"
+            " is none that does"
+        )
+        hint = "leave low_rank out; where there are such convolutions, fewer lanes (pe, simd) allow lower ranks"
         raise UsageError(Problem("no-low-rank", message, hint=hint))
     if recipe.low_rank != "search":
         factors = by_share(layers, recipe.low_rank)
@@ -85,13 +88,17 @@ def low_rank_for(
     return decomposed(graph, factors), {name: max(f.core.shape[:2]) for name, f in factors.items()}
 
 
-def pruner_for(prepared: Prepared, recipe: Recipe, data: Data | None = None) -> Pruner | None:
+def pruner_for(
+    prepared: Prepared, recipe: Recipe, data: Data | None = None, shapes: Mapping[str, Shape] | None = None
+) -> Pruner | None:
     """What prunes; None if nothing does.
 
     Parameters
     ----------
     data : Data, optional
         For a loss on frames that stay the same (``slr``).
+    shapes : mapping of str to Shape, optional
+        What `shapes_for` gives, where it is known already.
 
     Raises
     ------
@@ -105,7 +112,7 @@ def pruner_for(prepared: Prepared, recipe: Recipe, data: Data | None = None) -> 
         message = "a layer must be left to prune, and the first is to be skipped"
         raise UsageError(Problem("nothing-to-prune", message, hint="skip_first = false"))
     graph, pe, simd = prepared.graph, recipe.pe, recipe.simd
-    shapes = shapes_for(prepared, recipe)
+    shapes = shapes or shapes_for(prepared, recipe)
     layers = [(s, groups_of_layer(shapes[s.name], graph, s.layer, pe=pe, simd=simd)) for s in sites]
     share = recipe.sparsity if recipe.group == "form" else _share(prepared, layers, recipe, shapes)
     goal: Goal = Even(share) if recipe.group == "form" else Ratio(share)

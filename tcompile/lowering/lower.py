@@ -269,7 +269,7 @@ class _Lowering(Builder):
             elif state == BEFORE:
                 self.problems.append(
                     Problem("unquantized-output", f"output {printable(tensor(self.graph, value))} does not pass any quantized layer",
-                            hint="give --ternary or --weights with --calib, or a quantized model")
+                            hint="give --ternary or --weights with --calib, a quantized model, or train it: tcompile compress")
                 )  # fmt: skip
 
         for output in self.graph.outputs:

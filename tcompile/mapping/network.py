@@ -253,7 +253,7 @@ def _too_large(mapped: Mapped, device: Device) -> Problem:
     largest = sorted((n for n in layers if n in labels), key=lambda n: -int(getattr(layers[n], scarce)))[:3]
     message = (
         f"the design must fit {device.name} ({device.lut} LUTs, {device.ff} flip-flops, {device.bram} block RAMs), and"
-        f" takes about {total.lut}, {total.ff} and {total.bram}; most of it for these layers"
+        f" takes about {total.lut} LUTs, {total.ff} flip-flops and {total.bram} block RAMs; most of it for these layers"
     )
     hint = "choose a larger --target, or ask for fewer frames per second"
     return Problem("too-large", message, tuple(labels[n] for n in largest), hint)
