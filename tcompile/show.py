@@ -279,10 +279,9 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
         screen.note(note)
     if report["ranks"]:
         screen.say("low rank: " + ", ".join(f"{_short(name)} {rank}" for name, rank in report["ranks"].items()))
-    asked = [
-        f"--{k.replace('_', '-')} {report['recipe'][k]}" for k in ("fps", "clock_mhz", "target") if report["hardware"]
-    ]
-    options = " ".join(["", *(a for a in asked if not a.endswith("None"))])
+    hardware = ("fps", "clock_mhz", "target") if report["hardware"] is not None else ()
+    asked = {k: report["recipe"][k] for k in hardware if report["recipe"][k] is not None}
+    options = "".join(f" --{k.replace('_', '-')} {str(v).removesuffix('.0')}" for k, v in asked.items())
     screen.say(
         f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR{options}"
     )
