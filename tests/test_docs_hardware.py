@@ -323,6 +323,7 @@ def costs(blocks: dict[str, Block]) -> dict[str, tuple[int, int, int, int]]:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_costs_of_the_examples_are_what_yosys_finds(at_root, request):
     page = FOLDER / "README.md"
     table = COSTS.search(page.read_text(encoding="utf-8"))

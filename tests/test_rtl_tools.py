@@ -149,6 +149,7 @@ def test_planted_operator_is_found_wrong(copy, operator, kind):
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", SYNTHESIS)
 def test_synthesis_takes_no_dsp_block(rtl, family):
     found = cells(rtl["blocks"], TOP, SYNTHESIS[family])
