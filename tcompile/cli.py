@@ -347,8 +347,8 @@ OPTION_NAMES = (
 
 
 RECIPE_NAMES = (
-    "method", "sparsity", "cycles", "target", "fps", "clock_mhz", "group", "pe", "simd", "ternary", "terms", "act_bits", "low_rank", "epochs", "retrain", "batch",
-    "rate", "distill", "seed", "device",
+    "method", "sparsity", "cycles", "target", "fps", "clock_mhz", "group", "pe", "simd", "ternary", "terms", "act_bits",
+    "low_rank", "epochs", "retrain", "batch", "rate", "distill", "seed", "device",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tcompile.compress import Compression
 from tcompile.compress.decompose import by_share, by_training, decomposed, wide_layers
 from tcompile.compress.job import run
-from tcompile.compress.low_rank import tucker2
+from tcompile.compress.low_rank import Factors, tucker2
 from tcompile.compress.methods import low_rank_for
 from tcompile.compress.network import Network
 from tcompile.compress.recipe import Recipe, read_recipe
@@ -28,23 +28,44 @@ def network() -> Graph:
     return import_model(normalize(model()))
 
 
-def scores(graph: Graph) -> np.ndarray:
-    frames = torch.from_numpy(few()["x_test"])[:, None]
-    return Network(graph).eval()(frames).detach().numpy()
+def scores(graph: Graph, frames: np.ndarray) -> np.ndarray:
+    return Network(graph).eval()(torch.from_numpy(frames)[:, None]).detach().numpy()
 
 
-def test_the_network_is_the_same_at_full_rank() -> None:
-    graph = network()
-    wide = wide_layers(graph, LANES, LANES)
-    whole = decomposed(graph, {w.layer.name: tucker2(w.weight, 100) for w in wide})
-    assert len(whole.nodes) > len(graph.nodes) and whole.outputs == graph.outputs
-    np.testing.assert_allclose(scores(whole), scores(graph), atol=1e-5)
+def whole(*shape: int, seed: int) -> torch.Tensor:
+    """Small integers, whose products and sums float32 holds exactly."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32))
+
+
+def narrowing(weight: np.ndarray) -> Graph:
+    """A convolution 1 x 1 of ones from 3 channels, and one of 3 x 3 with a stride, padding and bias behind it."""
+    outputs, inputs = weight.shape[:2]
+    arrays = {"w1": np.ones((inputs, 3, 1, 1), np.float32), "w2": weight, "b2": np.arange(outputs, dtype=np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "c1"),
+        helper.make_node("Conv", ["a", "w2", "b2"], ["y"], "c2", strides=[2, 1], pads=[1, 0, 0, 1]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "narrowing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, outputs, 3, 5])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return import_model(normalize(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)))
+
+
+def test_three_convolutions_are_the_one_they_stand_for() -> None:
+    factors = Factors(whole(4, 6, 1, 1, seed=0), whole(5, 4, 3, 3, seed=1), whole(8, 5, 1, 1, seed=2))
+    graph = narrowing(factors.joined().numpy())
+    frames = np.random.default_rng(3).integers(-3, 4, (5, 3, 6, 6)).astype(np.float32)
+    np.testing.assert_array_equal(scores(decomposed(graph, {"c2": factors}), frames), scores(graph, frames))
 
 
 def test_the_network_is_not_the_same_wrong_at_a_lower_rank() -> None:
-    graph = network()
+    graph, frames = network(), few()["x_test"]
     low = decomposed(graph, {w.layer.name: tucker2(w.weight, LANES) for w in wide_layers(graph, LANES, LANES)})
-    assert np.abs(scores(low) - scores(graph)).max() > 0.01
+    assert np.abs(scores(low, frames) - scores(graph, frames)).max() > 0.01
 
 
 def test_only_ranks_that_save_cycles_are_considered() -> None:
@@ -65,15 +86,7 @@ def test_a_share_of_the_channels_is_the_closest_rank(share: float, rank: int) ->
 
 def test_the_rank_is_that_of_the_larger_side() -> None:
     """Eight outputs of 32 inputs: at rank 14 the core has 8 x 14."""
-    shapes = {"w1": (32, 3, 1, 1), "w2": (8, 32, 3, 3)}
-    made = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w1"], ["a"], "c1"), helper.make_node("Conv", ["a", "w2"], ["y"], "c2")],
-        "narrowing",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 4, 4])],
-        [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()],
-    )
-    graph = import_model(normalize(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)))
+    graph = narrowing(np.ones((8, 32, 3, 3), np.float32))
     recipe = read_recipe(None, {"low_rank": 0.44, "pe": LANES, "simd": LANES})
     assert low_rank_for(graph, recipe)[1] == {"c2": 14}
 

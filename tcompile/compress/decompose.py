@@ -1,8 +1,9 @@
 """Low rank as a step of compression: convolutions of a float graph are replaced by three smaller ones before training.
 
 A convolution is considered if it has one group, a kernel of more than one tap, and a rank at which its three
-convolutions take fewer cycles in all (`tcompile.compress.low_rank`); the network's first layer, which is small, is not. The last of the three bears the bias and the value's
-name, so that what stands behind it does not change. Ranks are asked for as a share, or searched with labelled frames.
+convolutions take fewer cycles in all (`tcompile.compress.low_rank`); the network's first layer, which is small, is not.
+The last of the three bears the bias and the value's name, so that what stands behind it does not change. Ranks are
+asked for as a share, or searched with labelled frames.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from tcompile.compress.low_rank import Conv, Factors, RankChoice, candidates, search, tucker2
 from tcompile.compress.network import Network
-from tcompile.compress.prepare import scores_of
+from tcompile.compress.prepare import frames_of, scores_of
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, Origin, TensorType
 from tcompile.passes.weights import Layer, Names, constant, float_layers
@@ -125,8 +126,7 @@ def by_training(
     network, name = Network(graph, mixed).to(device).eval(), scores_of(graph)
 
     def loss(index: Tensor) -> Tensor:
-        frames = torch.from_numpy(np.ascontiguousarray(x[index.numpy()])).float()
-        frames = frames.reshape(-1, *network.input.type.shape).to(device)
+        frames = frames_of(graph, x[index.numpy()]).float().to(device)
         return F.cross_entropy(network.scores(frames, name), torch.from_numpy(y)[index].to(device))
 
     search(choices, loss, _halves(len(y), epochs, batch, seed), strength=strength)

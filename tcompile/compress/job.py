@@ -76,7 +76,7 @@ def run(
         whole, ranks = team.agreed(lambda: low_rank_for(graph, recipe, data, team.device(device_of(recipe).type)))
     prepared = prepared_for(whole, data.x_train, recipe, teacher=graph)
     hardware = hardware_for(prepared, recipe)
-    if hardware is not None:
+    if hardware is not None and recipe.group != "form":  # which asks the mapping anyway
         hardware.mapped(fitting=False)  # a rate out of reach is refused before training
     shapes = shapes_for(prepared, recipe) if recipe.prunes else {}
     pruner = pruner_for(prepared, recipe, data, shapes)

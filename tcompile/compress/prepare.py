@@ -31,7 +31,7 @@ from tcompile.passes.quantize_activations import choose_step, from_input, quanti
 from tcompile.passes.relu_before_max_pool import ReluBeforeMaxPool
 from tcompile.passes.weights import Layer, float_layers
 
-__all__ = ["Norm", "Prepared", "Site", "Ternarizers", "prepare", "scores_of"]
+__all__ = ["Norm", "Prepared", "Site", "Ternarizers", "frames_of", "prepare", "scores_of"]
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
