@@ -27,9 +27,8 @@ __all__ = ["CALIBRATION", "hardware_for", "low_rank_for", "prepared_for", "prune
 CALIBRATION = 256  # training frames
 COMPARED = 512  # training frames that slr's loss is taken on
 UPDATES = 10  # of admm, in all
-USUAL = (
-    0.5  # parameter of a clipping threshold, and share of zeros that forms are chosen for, where no share is asked for
-)
+# Where no share of groups is asked for: parameter of a clipping threshold, and share of zeros that forms are chosen for.
+USUAL = 0.5
 
 
 def ternarizers_for(recipe: Recipe) -> Ternarizers:
