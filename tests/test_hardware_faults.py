@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tcompile.simulate import verilator
 from tests.command import DIGITS, tcompile
 
 
@@ -76,3 +77,27 @@ def test_being_told_to_end_leaves_nothing_behind(copy, tmp_path, number):
     process.send_signal(number)
     assert process.wait(60) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert list(place.glob("tcompile-*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_that_begins_while_we_are_told_to_end_is_ended(monkeypatch, tmp_path, number):
+    begun = []
+
+    class Told(subprocess.Popen):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+            signal.raise_signal(number)  # what the caller has not got yet, it cannot end
+
+    def told(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, told)
+    monkeypatch.setattr(verilator.subprocess, "Popen", Told)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verilator._call(["sleep", "60"], tmp_path, os.environ, subprocess.DEVNULL)
+        assert begun[0].returncode == -signal.SIGKILL
+        assert signal.getsignal(number) is told
+    finally:
+        signal.signal(number, before)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ __all__ = ["Simulation", "Tools", "find_tools"]
 
 TAIL = 12  # lines of a failed tool that are shown
 STANDSTILL = 4  # exit code of the bench
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PERSISTENCE = 50  # attempts to remove what was built
 LANGUAGE = "gnu++17"  # of the Makefile; objects of another are not shared
 INSTALL = {
@@ -285,20 +287,15 @@ def _runtime_folder(tools: Tools, place: Path) -> Path:
 
 
 def _call(command: Sequence[str], place: Path, env: Mapping[str, str], log: IO[bytes] | int) -> int:
-    """Run a program to its end; an interruption ends it and all its children."""
-    with _ended(subprocess.Popen(
-        command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-    )) as process:  # fmt: skip
+    """Run a program to its end."""
+    with _running(command, cwd=place, env=env, stdout=log, stderr=log) as process:
         return process.wait()
 
 
 def _watch(command: Sequence[str], place: Path, progress: Progress | None) -> tuple[int, list[str]]:
     """Run the bench, tell its progress; its exit code and the other lines it wrote."""
     lines: list[str] = []
-    with _ended(subprocess.Popen(
-        command, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )) as process:  # fmt: skip
+    with _running(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             word, _, number = line.strip().partition(" ")
@@ -311,15 +308,36 @@ def _watch(command: Sequence[str], place: Path, progress: Progress | None) -> tu
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
-    """Whatever happens inside, the process and all its children are gone afterwards."""
+def _running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program; however the block is left, it and all its children are gone afterwards."""
+    process: subprocess.Popen[Any] | None = None
     try:
-        with process:
-            try:
-                yield process
-            except BaseException:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
+        with _signals_deferred():  # one that came while the process begins would lose it, and leave it running
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        yield process
+    except BaseException:
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
     finally:
-        process.wait()
+        if process is not None:
+            with process:  # waits for it, and closes its pipes
+                pass
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Signals that would interrupt the block do so behind it; only the main thread is ever interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {each: signal.signal(each, lambda number, _: came.append(number)) for each in ENDING}
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
