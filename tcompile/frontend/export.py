@@ -81,7 +81,7 @@ class _Writer:
                 self.add(node, node.op, [*inputs, axes], out, keepdims=node.keepdims)
             case R.TopIndex():
                 k = self.ints(f"{node.name}__k", [1])
-                self.add(node, "TopK", [*inputs, k], ["", *out], axis=node.axis, largest=node.largest)
+                self.add(node, "TopK", [*inputs, k], [f"{out[0]}__value", *out], axis=node.axis, largest=node.largest)
             case R.Cast():
                 self.add(node, "Cast", inputs, out, to=element_type(node.type.dtype))
             case R.QuantizeLinear():

@@ -18,8 +18,6 @@ from tcompile.ir.graph import NARROW, Graph, Origin, Tensor, TensorType, identif
 __all__ = ["dtype_name", "from_tensor_proto", "import_model"]
 
 HINTS = {
-    "DynamicQuantizeLinear": "quantize statically: the scale must be known at compile time",
-    "Resize": "cut the graph before it with --until",
     "LSTM": "recurrent layers have no form here",
     "GRU": "recurrent layers have no form here",
 }
@@ -264,8 +262,6 @@ def _has_form(proto: onnx.NodeProto) -> bool:
 def _unsupported(op: str) -> _Refused:
     close = difflib.get_close_matches(op, DIRECT, n=1, cutoff=0.85)
     hint = HINTS.get(op, f"is {close[0]} meant?" if close else "cut the graph before it with --until")
-    if op.rpartition(".")[2].startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger")):
-        hint = "QOperator files are not read yet: quantize in QDQ format"
     return _Refused("unsupported-op", f"{printable(op)} has no integer form here", hint)
 
 

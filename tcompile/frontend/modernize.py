@@ -7,41 +7,18 @@ and dilations become explicit, whatever the version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
 from tcompile.errors import ModelError, Problem
+from tcompile.frontend.parts import Context, Rule
 from tcompile.frontend.protos import MICROSOFT, OPSET, attributes, elements, shown
 
-__all__ = ["Context", "modernize"]
+__all__ = ["modernize", "windowed"]
 
-
-class Context(Protocol):
-    """What a rule may ask about the graph around a node, and the way to add to it."""
-
-    opset: int
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a value."""
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """Value of a constant, or None if it is computed from the input."""
-
-    def is_used(self, name: str) -> bool:
-        """Tell whether a node or an output of the graph uses a value."""
-
-    def add_constant(self, wanted: str, value: np.ndarray) -> str:
-        """Add a constant and return its name."""
-
-    def fresh(self, wanted: str) -> str:
-        """Return a name that neither a tensor nor a node bears."""
-
-
-Rule = Callable[[NodeProto, Context], list[NodeProto]]
 
 _WIDENED = {
     "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "AveragePool",
@@ -284,7 +261,7 @@ def _scatter(node: NodeProto, context: Context) -> list[NodeProto]:
     return [result]
 
 
-def _window(node: NodeProto, context: Context) -> list[NodeProto]:
+def windowed(node: NodeProto, context: Context) -> list[NodeProto]:
     """Write kernel shape, strides, dilations and pads in full."""
     values, shape = attributes(node), context.shape(node.input[0])
     rank = len(shape) - 2
@@ -340,9 +317,9 @@ _RULES: dict[str, Rule] = {
     "Upsample": _upsample,
     "Resize": _resize,
     "Scatter": _scatter,
-    "Conv": _window,
-    "ConvInteger": _window,
-    "QLinearConv": _window,
-    "MaxPool": _window,
-    "AveragePool": _window,
+    "Conv": windowed,
+    "ConvInteger": windowed,
+    "QLinearConv": windowed,
+    "MaxPool": windowed,
+    "AveragePool": windowed,
 }

@@ -18,6 +18,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from tcompile.errors import ModelError, Problem, printable
+from tcompile.frontend.decompose import decomposed
 from tcompile.frontend.folding import Budget, can_be_evaluated, constant_value
 from tcompile.frontend.infer import check_static, output_types
 from tcompile.frontend.modernize import modernize
@@ -114,6 +115,13 @@ class _Walk:
             self._flush()
         return to_array(self._constants[name]) if name in self._constants else None
 
+    def evaluated(self, node: NodeProto) -> np.ndarray:
+        """Result of a node in the form of `OPSET` whose inputs are constants."""
+        self._types.update(types := self._infer(node))
+        self._postpone(node, types)
+        self._flush()
+        return to_array(self._constants[node.output[0]])
+
     def is_used(self, name: str) -> bool:
         """Tell whether a node or an output of the graph uses a value."""
         return name in self._used
@@ -156,7 +164,8 @@ class _Walk:
                 self._set_constant(node.output[0], constant_value(node))
                 return
             for new in modernize(node, self):
-                self._place(new)
+                for part in decomposed(new, self):
+                    self._place(part)
         except ModelError as error:
             self._problems.extend(error.problems)
             self._unknown.update(node.output)

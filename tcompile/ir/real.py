@@ -13,13 +13,14 @@ from typing import ClassVar
 from tcompile.ir.graph import Level, Node, Tensor, TensorType
 
 __all__ = [
-    "OPS", "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat",
-    "Const", "Conv", "DequantizeLinear", "Div", "Elementwise", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Input", "Layout",
-    "LeakyRelu", "Less", "LessOrEqual", "Linear", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mish",
-    "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "RealNode", "Reciprocal", "ReduceMean",
-    "ReduceSum", "Relu", "Reshape", "Round", "Selu", "Sigmoid", "Sign", "Slice", "Softmax", "Softsign", "Sqrt", "Sub",
-    "Tanh", "ThresholdedRelu", "TopIndex", "Transpose", "Where",
+    "OPS", "Abs", "Add", "And", "ArgMax", "Atan", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu",
+    "Clip", "Concat", "Const", "Conv", "Cos", "DequantizeLinear", "Div", "Elementwise", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid",
+    "HardSwish", "Input", "Layout", "LeakyRelu", "Less", "LessOrEqual", "Linear", "Log", "LogSoftmax", "MatMul",
+    "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "RealNode",
+    "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Slice",
+    "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tanh", "ThresholdedRelu", "TopIndex", "Transpose",
+    "Where",
 ]  # fmt: skip
 
 
@@ -237,6 +238,20 @@ class Elu(Elementwise):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Celu(Elementwise):
+    """max(0, x) + min(0, alpha·(exp(x / alpha) - 1))."""
+
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swish(Elementwise):
+    """x / (1 + exp(-alpha·x))."""
+
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Selu(Elementwise):
     """Scaled Elu."""
 
@@ -295,7 +310,11 @@ Log = _plain("Log", "natural logarithm")
 Erf = _plain("Erf", "error function")
 Sigmoid = _plain("Sigmoid", "1 / (1 + exp(-x))")
 Tanh = _plain("Tanh", "hyperbolic tangent")
+Softplus = _plain("Softplus", "log(1 + exp(x))")
 Softsign = _plain("Softsign", "x / (1 + |x|)")
+Sin = _plain("Sin", "sine")
+Cos = _plain("Cos", "cosine")
+Atan = _plain("Atan", "arc tangent")
 HardSwish = _plain("HardSwish", "x · max(0, min(1, x/6 + 1/2))")
 Mish = _plain("Mish", "x · tanh(softplus(x))")
 Greater = _plain("Greater", "a > b")

@@ -222,11 +222,10 @@ class Builder:
         Where it uses an integer kernel in another way than this knows, that is noted as a doubt.
         """
         position = next((k for k, n in enumerate(lifted.chain) if isinstance(n, R.QuantizeLinear)), None)
-        if self.mode != "fused":
-            return lifted
         kernel = self.kernels.get(layer_of(lifted))
         if kernel is None or not (kernel.integer or kernel.op.startswith("QLinear")):
-            self._doubt_merged(lifted)
+            if self.mode == "fused":
+                self._doubt_merged(lifted)
             return lifted
         quantizer = lifted.chain[position] if position is not None else None
         start = None

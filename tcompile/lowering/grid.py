@@ -10,11 +10,13 @@ from tcompile.ir import real as R
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.lifted import ChainError, CodeStart, ConcatStart, GridStart, Lifted, RelaidStart, evaluate
 
-__all__ = ["Grid", "grid_of", "regrid"]
+__all__ = ["Grid", "even_step", "grid_of", "regrid"]
 
 TABLE = 1 << 22
 CODES = 1 << 16
 DIVISORS = range(1, 17)
+MANTISSA = 24  # bits of a float32
+WORD = 62  # bits that an exact multiple may take
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,35 @@ def _step(values: np.ndarray) -> float:
         return 1.0
     if len(sizes) > CODES:
         raise ChainError(f"it takes {len(sizes)} different values")
-    for divisor in DIVISORS:
-        step = float(np.float32(sizes[0] / divisor))
+    step = even_step(sizes, CODES - 1)
+    if step is None:
+        raise ChainError(f"its {len(sizes)} values do not lie on an even grid")
+    return step
+
+
+def even_step(sizes: np.ndarray, largest: int) -> float | None:
+    """Step such that every size is float32(integer · step), integers up to `largest`; None if none is found.
+
+    Parameters
+    ----------
+    sizes : float array
+        Positive values of float32, the smallest first.
+    """
+    sizes = sizes.astype(np.float64)
+    for step in (*(float(np.float32(sizes[0] / divisor)) for divisor in DIVISORS), _common(sizes)):
+        if step == 0 or sizes[-1] / step > largest + 1:
+            continue
         whole = np.rint(sizes / step)
-        if whole.max() < CODES and ((whole * step).astype(np.float32) == sizes).all():
+        if whole.max() <= largest and ((whole * step).astype(np.float32) == sizes).all():
             return step
-    raise ChainError(f"its {len(sizes)} values do not lie on an even grid")
+    return None
+
+
+def _common(sizes: np.ndarray) -> float:
+    """Greatest common divisor of floats, as exact multiples of a power of two; 0 where these are too many."""
+    mantissas, exponents = np.frexp(sizes)
+    lowest = int(exponents.min()) - MANTISSA
+    if int(exponents.max()) - lowest > WORD:
+        return 0.0
+    whole = np.ldexp(mantissas, exponents - lowest).astype(np.int64)
+    return float(np.ldexp(float(np.gcd.reduce(whole)), lowest))

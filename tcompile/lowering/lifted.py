@@ -191,7 +191,7 @@ class PoolStart(Start):
         rank = len(self.window)
         node = self.node
         if isinstance(node, R.AveragePool):
-            node = replace(node, pads=(0,) * 2 * rank)
+            node = replace(node, pads=(0,) * 2 * rank, dilations=(1,) * rank)  # windows come whole
         shape = (1, 1) + (1,) * rank
         node = replace(node, type=TensorType("float32", shape))
         inputs = {source: TensorType("float32", (-1, 1, *self.window))}
@@ -480,6 +480,8 @@ def _evaluate(lifted: Lifted, n: np.ndarray) -> np.ndarray:
     if not lifted.chain:
         out = next(iter(feeds.values()))
     else:
+        if any(isinstance(node, R.BatchNormalization) for node in lifted.chain):  # the one that does not broadcast
+            feeds = {name: np.broadcast_to(f, (len(f), width)) for name, f in feeds.items()}
         out = next(iter(lifted.session({k: np.ascontiguousarray(f) for k, f in feeds.items()}).values()))
     if lifted.kind.dtype in NARROW:
         out = out.astype(NARROW[lifted.kind.dtype])

@@ -107,7 +107,7 @@ def lower(graph: Graph, mode: Mode, kernels: Mapping[str, Kernel]) -> Lowered:
     mode : {"plain", "fused"}
         Reference whose integers to reproduce.
     kernels : mapping of str to Kernel
-        Nodes of onnxruntime's optimized graph by name; used where `mode` is ``fused``.
+        Nodes that the reference runs by name: `tcompile.reference.kernels`.
 
     Raises
     ------
@@ -201,7 +201,7 @@ class _Lowering(Builder):
                 return linear.dense(self, node)
             case R.MaxPool() | R.GlobalMaxPool():
                 return windows.max_pool(self, node)
-            case R.AveragePool() | R.GlobalAveragePool() | R.ReduceMean():
+            case R.AveragePool() | R.GlobalAveragePool() | R.ReduceMean() | R.ReduceSum():
                 return windows.average(self, node)
             case R.Reshape() | R.Transpose() | R.Slice():
                 return windows.layout(self, node)
@@ -217,7 +217,7 @@ class _Lowering(Builder):
     def _elementwise(self, node: R.RealNode) -> State:
         sources = [s for i in dict.fromkeys(node.uses) if isinstance(s := self.states[i], Lifted)]
         first = sources[0]
-        kernel = self.kernels.get(node_name(node)) if self.mode == "fused" else None
+        kernel = self.kernels.get(node_name(node))
         if kernel is not None and kernel.op == "QLinearAdd" and len(node.uses) == 2 and len(sources) <= 2:
             return self._pair(node, first, sources[-1])
         if all(s.start is first.start for s in sources):

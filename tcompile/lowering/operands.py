@@ -8,12 +8,12 @@ import numpy as np
 
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph
+from tcompile.lowering.grid import even_step
 from tcompile.lowering.lifted import ChainError, constant_floats
 
 __all__ = ["Bias", "Weights", "bias_of", "weights_of"]
 
 LARGEST = 255  # weight codes reach 9 bits once a zero point is folded in
-DIVISORS = range(1, 17)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,17 +137,8 @@ def _numeric(weight: np.ndarray) -> Weights:
 
 def _step(row: np.ndarray) -> float | None:
     """Largest float32 step such that every element is float32(integer · step) with small integers."""
-    values = np.unique(np.abs(row[row != 0])).astype(np.float32)
-    if not len(values):
-        return 1.0
-    for divisor in DIVISORS:
-        step = np.float32(values[0] / np.float32(divisor))
-        if step == 0:
-            return None
-        whole = np.rint(values.astype(np.float64) / float(step))
-        if whole.max() <= LARGEST and ((whole * float(step)).astype(np.float32) == values).all():
-            return float(step)
-    return None
+    sizes = np.unique(np.abs(row[row != 0])).astype(np.float32)
+    return even_step(sizes, LARGEST) if len(sizes) else 1.0
 
 
 def bias_of(graph: Graph, name: str, scale: np.ndarray) -> Bias:

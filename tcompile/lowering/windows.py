@@ -46,7 +46,7 @@ def max_pool(b: Builder, node: R.MaxPool | R.GlobalMaxPool) -> State:
     return b.relaid(node, source, make, axis=source.axis)
 
 
-def average(b: Builder, node: R.AveragePool | R.GlobalAveragePool | R.ReduceMean) -> State:
+def average(b: Builder, node: R.AveragePool | R.GlobalAveragePool | R.ReduceMean | R.ReduceSum) -> State:
     source, grid = b.on_grid(b.source(node))
     shape = source.kind.shape
     spatial = len(shape) - 2
@@ -55,14 +55,18 @@ def average(b: Builder, node: R.AveragePool | R.GlobalAveragePool | R.ReduceMean
         kernel, strides, pads, dilations = node.kernel_shape, node.strides, node.pads, node.dilations
         if (any(pads) and not node.count_include_pad) or node.ceil_mode:
             raise Refusal("average-pool", "must divide every window by the same number (no uncounted padding)")
-    if isinstance(node, R.ReduceMean) and (node.axes != tuple(range(2, len(shape))) or spatial < 1):
-        return b.leave(node, f"averages over axes {list(node.axes)}, not over all positions")
+    if isinstance(node, R.ReduceMean | R.ReduceSum):
+        if spatial < 1 or not node.axes or node.axes[0] < 2:
+            return b.leave(node, f"sums over axes {list(node.axes)}, and not over positions (axes from 2 on)")
+        kernel = tuple(n if k in node.axes else 1 for k, n in enumerate(shape))[2:]
     assert isinstance(source.base, str)
     count = prod(kernel)
     lo, hi = b.types[source.base].lo, b.types[source.base].hi
     if any(pads):
         lo, hi = min(lo, grid.zero), max(hi, grid.zero)
-    out = (*shape[:2], *(1,) * spatial) if isinstance(node, R.ReduceMean) else node.type.shape
+    out = node.type.shape
+    if isinstance(node, R.ReduceMean | R.ReduceSum):
+        out = tuple(1 if k in node.axes else n for k, n in enumerate(shape))
     kind = IntType(out, lo * count, hi * count)
     name = identifier(node_name(node), b.taken)
     b.emit(
