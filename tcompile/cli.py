@@ -43,6 +43,10 @@ Shape = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="x=1,3,32,32", help="Shape of an input with dynamic dimensions; may be repeated."),
 ]
+InputType = Annotated[
+    list[str] | None,
+    typer.Option("--input-type", metavar="x=uint8", help="Type of a float input that holds integers; may be repeated."),
+]
 FromNode = Annotated[str | None, typer.Option("--from", metavar="NODE", help="Compile from this ONNX node on.")]
 UntilNode = Annotated[str | None, typer.Option("--until", metavar="NODE", help="Compile up to this ONNX node.")]
 Ternary = Annotated[
@@ -101,6 +105,7 @@ def _top(
 def check(
     model: Model,
     shape: Shape = None,
+    input_type: InputType = None,
     from_node: FromNode = None,
     until_node: UntilNode = None,
     ternary: Ternary = None,
@@ -139,6 +144,7 @@ def build(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.", show_default=False)],
     shape: Shape = None,
+    input_type: InputType = None,
     from_node: FromNode = None,
     until_node: UntilNode = None,
     ternary: Ternary = None,
@@ -341,7 +347,7 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 
 
 OPTION_NAMES = (
-    "shape", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
+    "shape", "input_type", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
     "fps", "clock_mhz", "form", "target", "permute",
 )  # fmt: skip
 
@@ -369,7 +375,16 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     given = {k: values[k] for k in OPTION_NAMES if values.get(k) is not None}
     if "shape" in given:
         given["shape"] = dict(_shape(text) for text in given["shape"])
+    if "input_type" in given:
+        given["input_type"] = dict(_named(text) for text in given["input_type"])
     return given
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, kind = text.rpartition("=")
+    if not equals or not name:
+        raise UsageError(Problem("bad-option", f"--input-type must look like x=uint8, not {printable(text)}"))
+    return name, kind
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

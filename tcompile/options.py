@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 __all__ = ["BuildOptions", "Simulator"]
 
 
+IntegerType = Literal["uint2", "int2", "uint4", "int4", "uint8", "int8", "uint16", "int16"]
 Simulator = Literal["verilator", "amaranth", "model"]
 
 
@@ -24,6 +25,8 @@ class BuildOptions(_Options):
     ----------
     shape : dict of str to tuple of int
         Shapes of inputs with dynamic dimensions.
+    input_type : dict of str to str
+        Integer types of float inputs that hold integers: ``{"x": "uint8"}``.
     from_node, until_node : str or None
         ONNX nodes that the compiled part begins and ends with.
     ternary : str or None
@@ -55,6 +58,7 @@ class BuildOptions(_Options):
     """
 
     shape: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
+    input_type: dict[str, IntegerType] = Field(default_factory=dict)
     from_node: str | None = None
     until_node: str | None = None
     ternary: str | None = None

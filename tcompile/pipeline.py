@@ -36,6 +36,7 @@ from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of
 from tcompile.options import BuildOptions, Simulator
 from tcompile.page import page
 from tcompile.passes import (
+    DeclareInputs,
     MatchOutputs,
     Pass,
     PassRecord,
@@ -136,7 +137,8 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
         check_legal(real)
     _refuse_ends(real)
     mode, kernels = _mode(source, real, options)
-    _refuse_unrunnable(source, mode)
+    if mode == "plain":  # fused has run
+        _refuse_unrunnable(source, mode)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         lowered = lower(real, mode, kernels)
     check_legal(lowered.graph)
@@ -278,10 +280,10 @@ def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
 def _compress(
     real: Graph, options: BuildOptions, calibration: Mapping[str, np.ndarray] | None
 ) -> tuple[Graph, tuple[PassRecord, ...]]:
+    passes: list[Pass] = [DeclareInputs(options.input_type)] if options.input_type else []
     if not options.compresses and calibration is None:
-        return real, ()
+        return apply(real, passes)
     samples = _samples(real, calibration)
-    passes: list[Pass] = []
     if options.prune:
         passes.append(PruneTiles(ratio=options.ratio, pe=options.pe, simd=options.simd))
     if options.ternary:
@@ -313,7 +315,8 @@ def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[
         return "plain", own
     try:
         kernels = reference.kernels(source, "fused")
-    except ModelError:  # onnxruntime's optimizations make of some types what it cannot load
+        _refuse_unrunnable(source, "fused")
+    except ModelError:  # onnxruntime's optimizations make of some types what it cannot load or run
         if options.reference == "fused":
             raise
         return "plain", own

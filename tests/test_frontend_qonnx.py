@@ -89,6 +89,68 @@ def refused(model: ModelProto) -> str:
     return str(caught.value)
 
 
+def operator(
+    op_type: str, constants: dict[str, Any], shape: tuple[int, ...], domain: str, version: int = 1, **attributes: Any
+) -> ModelProto:
+    node = helper.make_node(op_type, ["x", *constants], ["y"], "n", domain=domain, **attributes)
+    tensors = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid(domain, version)]
+    return helper.make_model(helper.make_graph([node], "g", [x], [y], tensors), opset_imports=opsets, ir_version=8)
+
+
+# Trunc, QuantAvgPool2d
+
+
+@pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
+@pytest.mark.parametrize("zero", [0, 4])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_trunc_equals_the_executor(mode, zero, scale):
+    constants = {"s": scale, "z": zero, "i": 8, "o": 6}
+    older = operator("Trunc", constants, X.shape, GENERAL, rounding_mode=mode)
+    assert np.array_equal(rewritten(older, X), executed(older, X))
+    constants = {"s": scale, "z": zero, "i": 8, "t": scale * 4, "o": 4}
+    newer = operator("Trunc", constants, X.shape, GENERAL, 2, rounding_mode=mode, signed=1, narrow=0)
+    assert np.array_equal(rewritten(newer, X), executed(newer, X))
+
+
+@pytest.mark.parametrize("constants", [{"s": 1, "z": 0, "i": 4, "o": 6}, {"s": 1, "z": 0, "i": 8}])
+def test_trunc_wrong(constants):
+    assert "it must" in refused(operator("Trunc", constants, X.shape, GENERAL, rounding_mode="FLOOR"))
+
+
+def test_average_pool_of_integers_equals_the_executor():
+    x = np.random.default_rng(0).integers(0, 16, (1, 3, 6, 6)).astype(np.float32)
+    model = operator(
+        "QuantAvgPool2d", {}, x.shape, GENERAL, kernel=2, stride=2, ibits=4, obits=3, signed=0, data_layout="NCHW"
+    )
+    assert np.array_equal(rewritten(model, x), executed(model, x))
+
+
+# channels last
+
+CHANNELS_LAST = "qonnx.custom_op.channels_last"
+
+
+def test_channels_last_convolutions_equal_the_executor():
+    rng = np.random.default_rng(0)
+    x = rng.integers(-8, 8, (1, 5, 4, 4)).astype(np.float32)
+    constants = {"w": rng.integers(-2, 3, (6, 3, 3, 2)), "b": rng.integers(-9, 9, 6)}
+    window = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 2}
+    model = operator("Conv", constants, x.shape, CHANNELS_LAST, **window)
+    assert np.array_equal(rewritten(model, x), executed(model, x))
+
+
+def test_channels_last_pools_and_normalizations_equal_the_executor():
+    x = np.random.default_rng(0).integers(-8, 8, (1, 4, 4, 3)).astype(np.float32)
+    pool = operator("MaxPool", {}, x.shape, CHANNELS_LAST, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
+    assert np.array_equal(rewritten(pool, x), executed(pool, x))
+    constants = {"s": [1, 2, 3], "b": [0, 1, 2], "m": [1, 0, 2], "v": [1, 4, 9]}
+    norm = operator("BatchNormalization", constants, x.shape, CHANNELS_LAST, 9, epsilon=0.0)
+    assert np.array_equal(rewritten(norm, x), executed(norm, x))
+
+
 # Quant
 
 

@@ -16,7 +16,7 @@ from onnx import NodeProto, helper
 
 from tcompile.frontend.modernize import windowed
 from tcompile.frontend.parts import Context, Parts, Rule
-from tcompile.frontend.protos import attributes
+from tcompile.frontend.protos import CHANNELS_LAST, attributes
 from tcompile.frontend.qoperator import RULES as QOPERATOR
 
 __all__ = ["decomposed"]
@@ -43,7 +43,7 @@ def decomposed(node: NodeProto, context: Context) -> Iterator[NodeProto]:
     """
     rule = RULES.get((node.domain, node.op_type))
     for part in [node] if rule is None else rule(node, context):
-        if part.op_type == node.op_type:
+        if (part.domain, part.op_type) == (node.domain, node.op_type):
             yield part
         else:
             yield from decomposed(part, context)
@@ -166,6 +166,20 @@ def _neighbours(parts: Parts, axis: int, size: int) -> list[int]:
     probe.input[0] = whole
     found = np.moveaxis(parts.context.evaluated(probe), axis, 0)
     return [int(k) for k in found.reshape(len(found), -1)[:, 0]]
+
+
+def _channels_first(node: NodeProto, context: Context) -> list[NodeProto]:
+    """An operator whose channels are the last axis (QONNX), between transpositions."""
+    parts, rank = Parts(node, context), len(context.shape(node.input[0]))
+    forward, back = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
+    count = 2 if node.op_type == "Conv" else 1  # of inputs that are turned: weights of a convolution, too
+    inputs = [parts.add("Transpose", [name], perm=forward) for name in node.input[:count]] + list(node.input[count:])
+    values = attributes(node)
+    if node.op_type != "BatchNormalization":
+        for name, default in (("strides", 1), ("dilations", 1), ("pads", 0)):
+            values.setdefault(name, [default] * ((rank - 2) * (2 if name == "pads" else 1)))
+    y = parts.add(node.op_type, inputs, main=True, **values)
+    return parts.done(parts.add("Transpose", [y], perm=back))
 
 
 def _expand(node: NodeProto, context: Context) -> list[NodeProto]:
@@ -396,6 +410,7 @@ def _region(parts: Parts, x: str, where: Sequence[Region], values: dict[str, obj
 
 RULES: dict[tuple[str, str], Rule] = {
     **QOPERATOR,
+    **{(CHANNELS_LAST, op_type): _channels_first for op_type in ("Conv", "MaxPool", "BatchNormalization")},
     ("", "DepthToSpace"): _depth_to_space,
     ("", "SpaceToDepth"): _space_to_depth,
     ("", "Gather"): _gather,

@@ -66,10 +66,18 @@ def output_types(
         The inputs do not fit the operator.
     """
     if node.domain in QONNX_DOMAINS:
-        return {node.output[0]: types[node.input[0]]}
+        return {node.output[0]: _pooled(node, types) if node.op_type == "QuantAvgPool2d" else types[node.input[0]]}
     if node.domain == MICROSOFT:
         return _microsoft(node, types, data)
     return _standard(node, types, data)
+
+
+def _pooled(node: NodeProto, types: Mapping[str, TypeProto]) -> TypeProto:
+    """Type of an image behind QONNX's average."""
+    values = attributes(node)
+    kernel, stride = ([max(int(values.get(name, 1)), 1)] * 2 for name in ("kernel", "stride"))
+    probe = helper.make_node("AveragePool", node.input[:1], ["y"], node.name, kernel_shape=kernel, strides=stride)
+    return _standard(probe, types, {})["y"]
 
 
 def _standard(node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]) -> dict[str, TypeProto]:

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from tcompile.errors import ModelError, Problem, UsageError, printable
 from tcompile.frontend.external import MAX_BYTES, read_external
 from tcompile.frontend.normalize import normalize
-from tcompile.frontend.protos import QONNX_DOMAINS, raise_all, static_shape
+from tcompile.frontend.protos import CHANNELS_LAST, QONNX_DOMAINS, raise_all, static_shape
 from tcompile.frontend.qonnx import rewrite
 from tcompile.frontend.shapes import fix_input_shapes, fixed_batches, with_frame
 from tcompile.frontend.structure import (
@@ -28,6 +28,7 @@ from tcompile.frontend.structure import (
     tidy,
 )
 from tcompile.frontend.tensors import tensor_problems
+from tcompile.frontend.widen import in_float32
 
 __all__ = ["Loaded", "load"]
 
@@ -36,7 +37,7 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _QOPERATORS = ("ConvInteger", "MatMulInteger", "QGemm", "DynamicQuantizeLinear")
 _UNSUPPORTED = {
     getattr(TensorProto, name): name.lower()
-    for name in ("FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E4M3FN", "FLOAT8E5M2")
+    for name in ("COMPLEX64", "COMPLEX128", "STRING", "FLOAT8E4M3FN", "FLOAT8E5M2")
 }
 
 
@@ -95,6 +96,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
     notes, problems = fix_input_shapes(model, shapes)
     raise_all([*tensor_problems(model.graph), *graph_problems(model), *problems])
     tidy(model)
+    notes += in_float32(model)
     kind = _format(list(model.graph.node))
     reference, normal, more = _one_frame(model, fixed_batches(model, shapes), quantizers=kind == "qonnx")
     for target, source in zip(reference.graph.output, normal.graph.output, strict=True):
@@ -132,7 +134,7 @@ def _parse(data: bytes, path: Path) -> ModelProto:
 
 def _format(nodes: list[NodeProto]) -> str:
     kinds = {node.op_type for node in nodes}
-    if any(node.domain in QONNX_DOMAINS for node in nodes):
+    if any(node.domain in (*QONNX_DOMAINS, CHANNELS_LAST) for node in nodes):
         return "qonnx"
     if any(kind.startswith("QLinear") or kind in _QOPERATORS for kind in kinds):
         return "qoperator"

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, help
 from tcompile.errors import ModelError, Problem, printable
 
 __all__ = [
+    "CHANNELS_LAST",
     "DEFAULT_DOMAINS",
     "IR_VERSION",
     "MICROSOFT",
@@ -35,6 +36,7 @@ OPSET = 25  # the first with INT2 tensors
 IR_VERSION = 13
 DEFAULT_DOMAINS = ("", "ai.onnx")
 MICROSOFT = "com.microsoft"
+CHANNELS_LAST = "qonnx.custom_op.channels_last"
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
 _EXCERPT = 300  # characters of a library's message that we repeat

@@ -6,6 +6,8 @@ Every quantizer becomes a tensor of integer codes followed by ``DequantizeLinear
 * ``Quant`` in any other way:  ``Div -> Add zero point -> rounding -> Clip -> Cast -> DequantizeLinear``. A zero point
   cannot go through ``QuantizeLinear``, which adds it after rounding: with an odd one, ties would go the other way;
 * ``BipolarQuant``:  ``GreaterOrEqual -> Where`` to codes -1 and +1 ``-> DequantizeLinear``;
+* ``Trunc``:  ``Div -> Add zero point -> Round -> Mul 2^-k -> [Clip ->] rounding -> Cast -> DequantizeLinear``;
+* ``QuantAvgPool2d``:  ``AveragePool -> Mul -> Round -> Mul 2^-k -> Floor``;
 * ``MultiThreshold``:  ``GreaterOrEqual`` against all thresholds ``-> Cast -> ReduceSum -> Cast -> DequantizeLinear``.
 
 Semantics follow the executor of the ``qonnx`` package (``qonnx/custom_op/general``).
@@ -248,6 +250,65 @@ def _bipolar_quant(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     return _bipolar_codes(Chain(node, graph, node.input[0]), _scaling(node, graph, np.zeros((), np.float32)))
 
 
+def _trunc(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
+    """Drop low bits of codes: version 1 has the output's bits as fifth input, version 2 scale and bits."""
+    values, mode = attributes(node), str(attributes(node).get("rounding_mode", "FLOOR")).upper()
+    if mode not in _ROUNDINGS or len(node.input) not in (5, 6):
+        raise refuse(node, f"it must have 5 or 6 inputs and a rounding mode of {', '.join(_ROUNDINGS)}")
+    scaling = _scaling(node, graph, _parameter(node, 2, "zero point", graph))
+    if scaling.axis is not None:
+        raise refuse(node, "its scale and zero point must be of the whole tensor")
+    names = ("input bits", "output bits") if len(node.input) == 5 else ("input bits", "output scale", "output bits")
+    found = [float(_parameter(node, 3 + k, what, graph).reshape(-1)[0]) for k, what in enumerate(names)]
+    bits, signed = int(found[-1]), bool(values.get("signed", 1))
+    older = len(node.input) == 5
+    dropped = int(found[0] - found[1]) if older else int(np.round(np.log2(found[1] / float(scaling.scale))))
+    zero = int(scaling.zero)
+    if (
+        not 0 <= dropped <= _MAX_ACTIVATION_BITS
+        or not 1 <= bits <= _MAX_ACTIVATION_BITS
+        or (zero and not older and zero % (1 << dropped))
+    ):
+        raise refuse(node, f"it must drop 0 to {_MAX_ACTIVATION_BITS} bits, and its zero point must stay an integer")
+    chain = Chain(node, graph, node.input[0])
+    _divide(chain, scaling)
+    if zero:
+        chain.then("Add", chain.constant("zero", zero))
+    chain.then("Round")
+    chain.then("Mul", chain.constant("unit", 2.0**-dropped))
+    code_type = _code_type(bits if not older else _MAX_ACTIVATION_BITS, signed=signed or older)
+    low, high = _code_range(bits, signed=signed, narrow=bool(values.get("narrow", 0)))
+    if not older:
+        chain.then("Clip", chain.constant("min", low), chain.constant("max", high))
+    _ROUNDINGS[mode](chain)
+    if older:  # no bounds there; int16 holds whatever 16 bits less some can be
+        limits = np.iinfo(_INTEGERS[code_type])
+        chain.then("Clip", chain.constant("min", limits.min), chain.constant("max", limits.max))
+    chain.then("Cast", to=code_type)
+    out_scale = scaling.scale if older else np.asarray(found[1], np.float32)
+    out = _Scaling(
+        out_scale.astype(np.float32), np.asarray(zero if older else zero >> dropped, np.float32), None, scaling.rank
+    )
+    return _dequantize(chain, out, code_type)
+
+
+def _average(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
+    """Sums of windows of integers, less their low bits."""
+    values = attributes(node)
+    kernel, stride = int(values.get("kernel", 1)), int(values.get("stride", 1))
+    most = ((1 << int(values.get("ibits", 1))) - 1) * kernel * kernel
+    shift = max(most.bit_length() - int(values.get("obits", 1)), 0)
+    if values.get("data_layout", "NCHW") != "NCHW" or len(graph.shapes[node.input[0]]) != 4 or min(kernel, stride) < 1:
+        raise refuse(node, "it must have an image of 4 axes, channels first")
+    chain = Chain(node, graph, node.input[0])
+    chain.then("AveragePool", kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[0] * 4, dilations=[1] * 2)
+    chain.then("Mul", chain.constant("count", kernel * kernel))
+    chain.then("Round")
+    chain.then("Mul", chain.constant("unit", 2.0**-shift))
+    chain.then("Floor", last=True)
+    return chain.nodes
+
+
 def _multi_threshold(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     values, shape = attributes(node), graph.shapes[node.input[0]]
     thresholds = _parameter(node, 1, "thresholds", graph).astype(np.float32)
@@ -331,4 +392,6 @@ _RULES = {
     "IntQuant": _quant,
     "BipolarQuant": _bipolar_quant,
     "MultiThreshold": _multi_threshold,
+    "QuantAvgPool2d": _average,
+    "Trunc": _trunc,
 }

@@ -15,6 +15,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProt
 
 from tcompile.errors import ModelError, Problem, printable
 from tcompile.frontend.protos import (
+    CHANNELS_LAST,
     DEFAULT_DOMAINS,
     IR_VERSION,
     MICROSOFT,
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 OPSET_RANGE = range(7, 27)
-QONNX_OPS = ("Quant", "IntQuant", "BipolarQuant", "MultiThreshold")
+QONNX_OPS = ("Quant", "IntQuant", "BipolarQuant", "MultiThreshold", "Trunc", "QuantAvgPool2d")
+CHANNELS_LAST_OPS = ("Conv", "MaxPool", "BatchNormalization")
 
 _IR_RANGE = range(3, onnx.IR_VERSION + 1)
 _MAX_NODES = 100_000
@@ -199,6 +201,8 @@ def _operator_problems(model: ModelProto) -> Iterator[Problem]:
 def _known(node: NodeProto, opset: int) -> bool:
     if node.domain in QONNX_DOMAINS:
         return node.op_type in QONNX_OPS
+    if node.domain == CHANNELS_LAST:
+        return node.op_type in CHANNELS_LAST_OPS
     return node.domain == MICROSOFT or (node.domain in DEFAULT_DOMAINS and onnx.defs.has(node.op_type, opset, ""))
 
 

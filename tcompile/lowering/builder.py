@@ -308,6 +308,16 @@ class Builder:
             self.grids[lifted.value] = (new, Grid(step, 0))
         return self.grids[lifted.value]
 
+    def settled(self, lifted: Lifted) -> Lifted:
+        """The value as integers that all channels read alike: the file's codes where it is a code tensor, else on a grid.
+
+        Raises
+        ------
+        Refusal
+            The value is not quantized.
+        """
+        return self.codes_of(lifted.value) if lifted.kind.is_integer else self.on_grid(lifted)[0]
+
     def relaid(
         self, node: R.RealNode, source: Lifted, make: Callable[[str, IntType], I.IntNode], axis: int | None
     ) -> Lifted:

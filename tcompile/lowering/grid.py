@@ -32,6 +32,8 @@ def grid_of(lifted: Lifted) -> Grid | None:
     start = lifted.start
     if isinstance(start, RelaidStart) and not lifted.chain:
         return grid_of(start.previous)
+    while isinstance(start, RelaidStart) and not start.previous.chain:  # codes that were moved before they became real
+        start = start.previous.start
     if isinstance(start, ConcatStart) and start.grid is not None:
         start = start.grid
     if isinstance(start, GridStart) and not lifted.chain:

@@ -364,7 +364,7 @@ def _replay_model(lifted: Lifted) -> onnx.ModelProto:
         for name in node.uses:
             if name not in inside and name not in heads and name not in done:
                 done.add(name)
-                nodes.extend(_constants(graph, name, node))
+                nodes.extend(_constants(graph, name, node, lifted.channels))
         changes = {"type": TensorType(node.type.dtype, (0, 0))}
         if isinstance(node, (R.QuantizeLinear, R.DequantizeLinear)):
             node = replace(node, axis=1)
@@ -393,12 +393,14 @@ def _heads(lifted: Lifted) -> dict[str, TensorType]:
     return kinds
 
 
-def _constants(graph: Graph, name: str, user: R.RealNode) -> list[R.RealNode]:
-    """A constant operand (evaluated if it is a dequantized one), flattened to () or (C,)."""
+def _constants(graph: Graph, name: str, user: R.RealNode, channels: int) -> list[R.RealNode]:
+    """A constant operand (evaluated if it is a dequantized one), flattened to () or (C,); a normalization takes (C,) only."""
     node = graph[name]
     array = node.value.array if isinstance(node, R.Const) else constant_floats(graph, name)
     dtype = node.value.dtype if isinstance(node, R.Const) else str(array.dtype)
-    flat = array.reshape(()) if array.size == 1 and not isinstance(user, R.BatchNormalization) else array.reshape(-1)
+    flat = array.reshape(()) if array.size == 1 else array.reshape(-1)
+    if isinstance(user, R.BatchNormalization):
+        flat = np.broadcast_to(flat, (max(channels, flat.size),))
     return [R.Const(name=name, value=Tensor(flat, dtype), type=TensorType(dtype, flat.shape))]
 
 
@@ -480,7 +482,7 @@ def _evaluate(lifted: Lifted, n: np.ndarray) -> np.ndarray:
     if not lifted.chain:
         out = next(iter(feeds.values()))
     else:
-        if any(isinstance(node, R.BatchNormalization) for node in lifted.chain):  # the one that does not broadcast
+        if lifted.channels > 1:  # not every operator lets its first input be the narrower one
             feeds = {name: np.broadcast_to(f, (len(f), width)) for name, f in feeds.items()}
         out = next(iter(lifted.session({k: np.ascontiguousarray(f) for k, f in feeds.items()}).values()))
     if lifted.kind.dtype in NARROW:

@@ -269,7 +269,7 @@ class _Lowering(Builder):
             elif state == BEFORE:
                 self.problems.append(
                     Problem("unquantized-output", f"output {printable(tensor(self.graph, value))} does not pass any quantized layer",
-                            hint="give --ternary or --weights with --calib, a quantized model, or train it: tcompile compress")
+                            hint=self._quantizing())
                 )  # fmt: skip
 
         for output in self.graph.outputs:
@@ -280,6 +280,15 @@ class _Lowering(Builder):
                 assert isinstance(node, R.RealNode)
                 self._refuse(node, reason)
         return found
+
+    def _quantizing(self) -> str:
+        """What makes integers of a network that has none."""
+        kernels = [self.graph[n.inputs[1]] for n in self.graph if isinstance(n, R.Linear)]
+        arrays = [k.value.array for k in kernels if isinstance(k, R.Const)]
+        if arrays and len(arrays) == len(kernels) and all((a == np.rint(a)).all() for a in arrays):
+            name = next(iter(self.graph.all(R.Input))).origin.tensor
+            return f"its weights are integers; if its input holds integers too, say so: --input-type {name}=uint8"
+        return "give --ternary or --weights with --calib, a quantized model, or train it: tcompile compress"
 
     def _last_codes(self, lifted: Lifted) -> Lifted:
         """An output that is itself a code tensor is made on the accelerator."""

@@ -27,9 +27,8 @@ __all__ = ["arg_max", "average", "concat", "layout", "max_pool", "pad"]
 
 def max_pool(b: Builder, node: R.MaxPool | R.GlobalMaxPool) -> State:
     source = b.source(node)
-    sign = _rising(source)
-    if sign is None:
-        source = b.on_grid(source)[0]
+    if _rising(source) is None or (source.axis or 1) > 1:  # a window must not cross channels that differ
+        source = b.settled(source)
     if not isinstance(source.base, str):
         raise Refusal("not-quantized", "needs quantized input", UNQUANTIZED)
     spatial = len(node.type.shape) - 2
@@ -92,7 +91,7 @@ def layout(b: Builder, node: R.Reshape | R.Transpose | R.Slice) -> State:
     axis = _moved_axis(node, source)
     if not isinstance(source.base, str) or (source.axis is not None and axis is None):
         try:
-            source = b.on_grid(source)[0]
+            source = b.settled(source)
         except Refusal as reason:
             return b.leave(node, f"moves values that are not codes ({reason.message})")
         axis = None
@@ -113,6 +112,8 @@ def layout(b: Builder, node: R.Reshape | R.Transpose | R.Slice) -> State:
 
 
 def pad(b: Builder, node: R.Pad) -> State:
+    if node.type.is_integer:
+        return _padded_codes(b, node)
     source, grid = b.on_grid(b.source(node))
     code = Fraction(node.value) / Fraction(grid.step) + grid.zero
     if code.denominator != 1:
@@ -130,11 +131,31 @@ def pad(b: Builder, node: R.Pad) -> State:
     return b.relaid(node, wide, make, axis=None)
 
 
+def _padded_codes(b: Builder, node: R.Pad) -> State:
+    """A border around codes of the file, which is a code itself."""
+    source, code = b.settled(b.source(node)), int(node.value)
+    base = source.base
+    assert isinstance(base, str)
+    kind = IntType(node.type.shape, min(b.types[base].lo, code), max(b.types[base].hi, code))
+    name = identifier(node_name(node), b.taken)
+    return _codes(b, node, I.Pad(name=name, inputs=(base,), type=kind, origin=node.origin, pads=node.pads, code=code))
+
+
+def _codes(b: Builder, node: R.RealNode, made: I.IntNode) -> Lifted:
+    """A code tensor of the file that an operation on codes makes."""
+    b.emit(made)
+    b.place(node, "accelerator", made.op)
+    b.codes[node.name] = b.code_tensor(made.name, node.name)
+    return b.codes[node.name]
+
+
 def concat(b: Builder, node: R.Concat) -> State:
     axis = node.axis % len(node.type.shape)
     if any(not isinstance(b.states[i], Lifted) for i in node.uses):
         return b.leave(node, "joins codes with constants")
-    parts = [b.on_grid(s)[0] for i in node.uses if isinstance(s := b.states[i], Lifted)]
+    if node.type.is_integer:
+        return _joined_codes(b, node, axis)
+    parts = [b.on_grid(s)[0] for i in node.inputs if isinstance(s := b.states[i], Lifted)]
     lo, hi = min(int(p.lo.min()) for p in parts), max(int(p.hi.max()) for p in parts)
     bases = tuple(p.base for p in parts if isinstance(p.base, str))
     make = lambda name, kind: I.Concat(  # noqa: E731
@@ -151,6 +172,15 @@ def concat(b: Builder, node: R.Concat) -> State:
     highs = np.repeat([int(p.hi.max()) for p in parts], sizes)
     start = ConcatStart(node.name, tuple(parts), sizes)
     return replace(result, start=start, axis=axis, channels=sum(sizes), lo=lows, hi=highs)
+
+
+def _joined_codes(b: Builder, node: R.Concat, axis: int) -> State:
+    """Codes of the file, one behind the other; whose they are, what comes behind does not ask."""
+    parts = [b.settled(s) for i in node.inputs if isinstance(s := b.states[i], Lifted)]
+    bases = tuple(p.base for p in parts if isinstance(p.base, str))
+    kind = IntType(node.type.shape, min(int(p.lo.min()) for p in parts), max(int(p.hi.max()) for p in parts))
+    name = identifier(node_name(node), b.taken)
+    return _codes(b, node, I.Concat(name=name, inputs=bases, type=kind, origin=node.origin, axis=axis))
 
 
 def arg_max(b: Builder, node: R.ArgMax | R.TopIndex) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tcompile.passes.base import Pass, PassRecord, PassResult, apply
 from tcompile.passes.calibration import Observed, calibrate
+from tcompile.passes.declare_inputs import DeclareInputs
 from tcompile.passes.match_outputs import MatchOutputs
 from tcompile.passes.prune_tiles import PruneTiles, tile_counts, tiles
 from tcompile.passes.quantize_activations import QuantizeActivations
@@ -13,6 +14,7 @@ from tcompile.passes.ternarize import Ternarize
 
 __all__ = [
     "PASSES",
+    "DeclareInputs",
     "MatchOutputs",
     "Observed",
     "Pass",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 PASSES: tuple[type[Pass], ...] = (  # in the order in which they make sense
+    DeclareInputs,
     PruneTiles,
     Ternarize,
     SignedDigits,
