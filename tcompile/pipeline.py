@@ -25,6 +25,7 @@ from tcompile.ir import integer as I
 from tcompile.ir import real as R
 from tcompile.ir.graph import NARROW, Graph, IntType, TensorType
 from tcompile.ir.legality import check as check_legal
+from tcompile.lowering.branches import parted
 from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
 from tcompile.machine import machine_of
@@ -136,6 +137,7 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
         real = import_model(normalize(source))
         check_legal(real)
     _refuse_ends(real)
+    real = parted(real)
     mode, kernels = _mode(source, real, options)
     if mode == "plain":  # fused has run
         _refuse_unrunnable(source, mode)
@@ -221,14 +223,14 @@ def _depends(real: Graph, value: str) -> bool:
 
 def _refuse_unrunnable(source: onnx.ModelProto, mode: Mode) -> None:
     """Let the reference run one frame before any work: it must load, and have kernels for every node."""
-    zeros = {
-        i.name: np.zeros(
+    ones = {  # by which anything may be divided
+        i.name: np.ones(
             tuple(d.dim_value for d in i.type.tensor_type.shape.dim),
             onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type),
         )
         for i in source.graph.input
     }
-    reference.run(source, zeros, mode)
+    reference.run(source, ones, mode)
 
 
 def _refuse_unreadable(lowered: Lowered) -> None:
@@ -352,13 +354,21 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
                 owner[node.name] = name
         elif isinstance(node, R.Elementwise) and not isinstance(node, R.DequantizeLinear):
             owner.update((node.name, owner[i]) for i in node.uses if i in owner)
-        if node.name in owner and (kernel is None or kernel.op != node.op) and not _needless(node, real):
+        if node.name in owner and not _is_kept(kernel, node, real) and not _needless(node, real):
             moved.append(name)
     moved += [n.origin.names[-1] for n in host]
     moved += [name for name in lowered.doubts if name not in moved]
     return tuple(
         f"onnxruntime's defaults may replace or remove {printable(n)}, a floating-point operation" for n in moved
     )
+
+
+def _is_kept(kernel: Kernel | None, node: R.RealNode, real: Graph) -> bool:
+    """Whether onnxruntime's defaults leave an operation as it is; they also quantize the bias of layers that stay in floats."""
+    if kernel is None or kernel.op != node.op:
+        return False
+    bias = node.inputs[2] if isinstance(node, R.Linear) and len(node.inputs) > 2 else ""
+    return not isinstance(real[bias], R.Const) or kernel.node.input[2] in kernel.constants if bias else True
 
 
 def _where(lowered: Lowered, node: R.RealNode) -> str:

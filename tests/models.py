@@ -15,6 +15,7 @@ from tcompile.frontend.normalize import normalize
 from tcompile.ir.graph import Graph
 from tcompile.ir.interpret import interpret
 from tcompile.ir.legality import check
+from tcompile.lowering.branches import parted
 from tcompile.lowering.lifted import Lifted, evaluate
 from tcompile.lowering.lower import Lowered, lower
 
@@ -96,7 +97,7 @@ def real_graph(model: onnx.ModelProto) -> Graph:
 
 
 def integers_of(model: onnx.ModelProto) -> tuple[Graph, Lowered]:
-    graph = real_graph(model)
+    graph = parted(real_graph(model))
     lowered = lower(graph, "plain", {})
     check(lowered.graph)
     return graph, lowered
@@ -144,7 +145,7 @@ def differences(model: onnx.ModelProto, codes: dict[str, np.ndarray]) -> dict[st
     found = interpret(lowered.graph, feeds, keep=lambda n: n.name in lowered.probes)
     probes = {p: lifted for p, lifted in lowered.probes.items() if lifted.kind.is_integer}
     names = {p: graph[lifted.value].origin.tensor for p, lifted in probes.items()}
-    inner = {p: t for p, t in names.items() if t not in codes}
+    inner = {p: t for p, t in names.items() if t and t not in codes}
     session = reference.Session(with_outputs(model, list(dict.fromkeys(inner.values()))), "plain")
     wanted = {k.removesuffix("__codes"): v for k, v in session.frames(codes).items()}
     result = {}

@@ -490,14 +490,14 @@ def test_a_table_in_several_blocks_joins_them(monkeypatch):
 
 
 @pytest.mark.parametrize("values, step", [
-    ([-3.0, 0.0, 6.0], 3.0), ([2.0, 3.0], 1.0), ([16.0, 17.0], 1.0), ([0.0], 1.0), ([1.0, 65535.0], 1.0), ([-0.25], 0.25),
+    ([-3.0, 0.0, 6.0], 3.0), ([2.0, 3.0], 1.0), ([16.0, 17.0], 1.0), ([17.0, 18.0], 1.0), ([0.0], 1.0), ([1.0, 65535.0], 1.0), ([-0.25], 0.25),
 ])  # fmt: skip
 def test_the_grid_of_some_values(values, step):
     assert grid._step(np.array(values)) == step
 
 
 @pytest.mark.parametrize("values, why", [
-    ([17.0, 18.0], "even grid"), ([1.0, 65536.0], "even grid"), ([1.0, np.inf], "finite"), ([np.nan], "finite"),
+    ([1.0, 65536.0], "even grid"), ([1.0, np.inf], "finite"), ([np.nan], "finite"),
     (np.arange(1, 65538), "different values"),
 ])  # fmt: skip
 def test_values_off_any_grid_are_refused(values, why):
@@ -506,7 +506,7 @@ def test_values_off_any_grid_are_refused(values, why):
 
 
 def test_divisors_reach_sixteen():
-    assert list(grid.DIVISORS) == list(operands.DIVISORS) == list(range(1, 17))
+    assert list(grid.DIVISORS) == list(range(1, 17))
 
 
 def test_regrid_puts_every_channel_on_one_grid():

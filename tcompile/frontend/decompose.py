@@ -218,6 +218,23 @@ def _sum(node: NodeProto, context: Context) -> list[NodeProto]:
     return parts.done(x)
 
 
+def _transpose(node: NodeProto, context: Context) -> list[NodeProto]:
+    """Without ``perm`` axes are reversed."""
+    if "perm" in attributes(node):
+        return [node]
+    rank = len(context.shape(node.input[0]))
+    return [helper.make_node("Transpose", node.input, node.output, node.name, perm=list(range(rank))[::-1])]
+
+
+def _reduce(node: NodeProto, context: Context) -> list[NodeProto]:
+    """Over no axes: all of them, or nothing is done."""
+    parts = Parts(node, context)
+    axes = parts.known(1, "axes") if parts.given(1) else np.zeros(0, np.int64)
+    if axes.size or not parts.integer("noop_with_empty_axes", 0):
+        return [node]
+    return parts.done(node.input[0])
+
+
 # Windows
 
 
@@ -226,7 +243,10 @@ def _reduce_max(node: NodeProto, context: Context) -> list[NodeProto]:
     parts, shape = Parts(node, context), context.shape(node.input[0])
     if context.constant(node.input[0]) is not None:
         return [node]
-    given = parts.known(1, "axes").ravel() if parts.given(1) else np.arange(len(shape))
+    given = parts.known(1, "axes").ravel() if parts.given(1) else np.zeros(0, np.int64)
+    if not given.size and parts.integer("noop_with_empty_axes", 0):
+        return parts.done(node.input[0])
+    given = given if given.size else np.arange(len(shape))
     axes = sorted({int(a) % len(shape) for a in given})
     if len(shape) < 3 or not axes or axes[0] < 2:
         raise parts.refused(
@@ -418,6 +438,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Expand"): _expand,
     ("", "Tile"): _tile,
     ("", "Sum"): _sum,
+    ("", "Transpose"): _transpose,
+    ("", "ReduceMean"): _reduce,
+    ("", "ReduceSum"): _reduce,
     ("", "ReduceMax"): _reduce_max,
     ("", "ConvTranspose"): _conv_transpose,
     ("", "AveragePool"): _average,

@@ -212,9 +212,8 @@ class _Importer:
         self, op: str, inputs: tuple[str, ...], attributes: dict[str, Any], common: dict[str, Any]
     ) -> R.RealNode:
         rank = len(self.nodes[inputs[0]].type.shape)
-        axes: Sequence[int] = range(rank)
-        if len(inputs) > 1 and inputs[1]:
-            axes = [int(a) % rank for a in self._constant(inputs[1], f"the axes of {op}").ravel()]
+        given = self._constant(inputs[1], f"the axes of {op}").ravel() if len(inputs) > 1 and inputs[1] else ()
+        axes: Sequence[int] = [int(a) % rank for a in given] or range(rank)
         cls = R.ReduceMean if op == "ReduceMean" else R.ReduceSum
         return cls(inputs=inputs[:1], axes=tuple(sorted(axes)), keepdims=int(attributes.get("keepdims", 1)), **common)
 

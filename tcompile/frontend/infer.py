@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, shape_inference
 
@@ -87,6 +88,7 @@ def _standard(node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str
         _check_sizes(node, [static_shape(types[name]) if name else None for name in node.input])
         values = {name: data[name] for name in node.input if name in data}
         outputs = shape_inference.infer_node_outputs(schema, node, inputs, values, opset_imports=_OPSETS)
+        _check_operand(node, [static_shape(types[name]) if name else None for name in node.input], outputs)
     except _REFUSALS as error:
         raise _misfit(node, excerpt(error)) from error
     if node.op_type in ("Reshape", "Flatten"):
@@ -137,6 +139,22 @@ def _check_sizes(node: NodeProto, shapes: list[tuple[int, ...] | None]) -> None:
         axis = int(values.get("axis", 1))
         if not -len(x) <= axis < len(x) or x[axis] != s[0]:
             raise _misfit(node, f"{s[0]} scales along axis {axis} of {x}")
+
+
+def _check_operand(node: NodeProto, shapes: list[tuple[int, ...] | None], outputs: Mapping[str, TypeProto]) -> None:
+    """A bias or a slope must not be larger than what it is added to or multiplies."""
+    index = {"Gemm": 2, "PRelu": 1}.get(node.op_type)
+    if index is None or index >= len(shapes) or (operand := shapes[index]) is None:
+        return
+    result = static_shape(outputs.get(node.output[0])) if node.op_type == "Gemm" else shapes[0]
+    if result is None:
+        return
+    try:
+        fits = np.broadcast_shapes(operand, result) == result
+    except ValueError:
+        fits = False
+    if not fits:
+        raise _misfit(node, f"an operand of shape {operand} on {result}")
 
 
 def _microsoft(

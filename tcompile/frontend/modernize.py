@@ -214,7 +214,9 @@ def _batch_normalization(node: NodeProto, context: Context) -> list[NodeProto]:
 def _dropout(node: NodeProto, context: Context) -> list[NodeProto]:
     """Ratio is an input since 12; in inference it does nothing."""
     training = context.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.False_
-    if training is None or bool(training) or any(name and context.is_used(name) for name in node.output[1:]):
+    if any(name and context.is_used(name) for name in node.output[1:]):
+        raise ModelError(Problem("unsupported-op", f"{shown(node)}: its mask must not be used", (node.name,)))
+    if training is None or bool(training):
         raise ModelError(
             Problem("training-mode", f"{shown(node)} is in training mode", (node.name,), "export for inference")
         )

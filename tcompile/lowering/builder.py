@@ -316,7 +316,14 @@ class Builder:
         Refusal
             The value is not quantized.
         """
-        return self.codes_of(lifted.value) if lifted.kind.is_integer else self.on_grid(lifted)[0]
+        if not lifted.kind.is_integer:
+            return self.on_grid(lifted)[0]
+        codes, start = self.codes_of(lifted.value), self.codes_of(lifted.value).start
+        while isinstance(start, RelaidStart) and not start.previous.chain:
+            start = start.previous.start
+        if not isinstance(start, CodeStart):  # a function of integers that was moved
+            self.codes[lifted.value] = codes = self.requantized(codes, lifted.value)
+        return codes
 
     def relaid(
         self, node: R.RealNode, source: Lifted, make: Callable[[str, IntType], I.IntNode], axis: int | None

@@ -43,7 +43,8 @@ def dense(b: Builder, node: R.Gemm | R.MatMul) -> Lifted:
     _constant_weights(b, node)
     rank = len(b.graph[node.inputs[1]].type.shape)
     if rank != 2:
-        raise Refusal("matmul-rank", f"must have a matrix of weights, not {rank} axes")
+        hint = "give the weights two axes, inputs and outputs"
+        raise Refusal("matmul-rank", f"must have a matrix of weights, not a tensor of {rank} axes", hint)
     rows = 1
     alpha = 1.0
     if isinstance(node, R.Gemm):

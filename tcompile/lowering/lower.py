@@ -238,7 +238,10 @@ class _Lowering(Builder):
         except Refusal as reason:
             return self.leave(node, f"adds a branch that is not quantized ({reason.message})")
         count = left.codes * right.codes
-        if count > PAIRS or left.kind.shape != right.kind.shape:
+        if left.kind.shape != right.kind.shape:
+            shapes = [list(left.kind.shape), list(right.kind.shape)]
+            return self.leave(node, f"adds branches of shapes {shapes[0]} and {shapes[1]}, and does not repeat either")
+        if count > PAIRS:
             return self.leave(node, f"adds branches of {left.codes} and {right.codes} values")
         assert isinstance(left.base, str) and isinstance(right.base, str)
         start = PairStart(node.name, left, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -143,7 +144,9 @@ def _step(row: np.ndarray) -> float | None:
 
 def bias_of(graph: Graph, name: str, scale: np.ndarray) -> Bias:
     """A bias operand, one value per output channel; `scale` are the units of the sum."""
-    count = len(scale)
+    count, shape = len(scale), graph[name].type.shape
+    if prod(shape) not in (1, count) or (prod(shape) > 1 and (shape[-1] != count)):
+        raise ChainError(f"its bias of shape {list(shape)} is not one for each of {count} output channels")
     floats = np.broadcast_to(constant_floats(graph, name).reshape(-1), (count,)).astype(np.float64)
     node = graph[name]
     codes = None

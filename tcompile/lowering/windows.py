@@ -117,7 +117,9 @@ def pad(b: Builder, node: R.Pad) -> State:
     source, grid = b.on_grid(b.source(node))
     code = Fraction(node.value) / Fraction(grid.step) + grid.zero
     if code.denominator != 1:
-        raise Refusal("pad-value", f"must fill with a value on the grid of its input, not {node.value!r}")
+        near = float(np.float32((round(code) - grid.zero) * Fraction(grid.step)))
+        reason = f"must fill with a value on the grid of its input (multiples of {grid.step:.6g}), not {node.value:.6g}"
+        raise Refusal("pad-value", reason, f"the nearest is {near:.6g}")
     base = source.base
     assert isinstance(base, str)
     kind = b.types[base]

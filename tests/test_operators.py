@@ -1,0 +1,200 @@
+"""Operators put together from others, and files of integer operators: the integers are onnxruntime's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tcompile.errors import ModelError
+from tcompile.options import BuildOptions
+from tcompile.pipeline import Compiled, compile_file
+from tcompile.verify import random_inputs, verify
+from tests.models import Net, differences
+
+FRAMES = 12
+SHAPE = (1, 4, 4, 6)
+
+
+def codes(shape=SHAPE, dtype="uint8", seed=0):
+    return {"in0": np.random.default_rng(seed).integers(0, 100, (FRAMES, *shape)).astype(dtype)}
+
+
+def quantized(make, shape=SHAPE, scale=0.5):
+    """Codes -> dequantizer -> what `make` adds -> quantizer."""
+    net = Net()
+    x = net.dq(net.input(shape), scale, 3)
+    return net.model(net.q(make(net, x), scale, 3))
+
+
+def weights(net, shape, axis=0):
+    values = np.random.default_rng(1).integers(-3, 4, shape)
+    return net.weight(values, 0.25, axis=axis)
+
+
+OPERATORS = {
+    "depth to space": lambda n, x: n.op("DepthToSpace", x, blocksize=2),
+    "space to depth": lambda n, x: n.op("SpaceToDepth", x, blocksize=2),
+    "nearest": lambda n, x: n.op("Resize", x, "", n.const([1, 1, 2, 3]), mode="nearest"),
+    "nearest, smaller": lambda n, x: n.op("Resize", x, "", n.const([1, 1, 0.5, 0.5]), mode="nearest"),
+    "gather": lambda n, x: n.op("Gather", x, n.const([3, 0, 0, 2], "int64"), axis=1),
+    "tile": lambda n, x: n.op("Tile", x, n.const([1, 1, 2, 1], "int64")),
+    "maximum": lambda n, x: n.op("ReduceMax", x, n.const([3], "int64")),
+    "mean of rows": lambda n, x: n.op("ReduceMean", x, n.const([3], "int64"), keepdims=0),
+    "sum of positions": lambda n, x: n.op("ReduceSum", x, n.const([2, 3], "int64")),
+    "transposed": lambda n, x: n.op("ConvTranspose", x, weights(n, (4, 3, 2, 3), 1), strides=[2, 2], pads=[0, 1, 0, 1]),
+    "transposed, grouped": lambda n, x: n.op("ConvTranspose", x, weights(n, (4, 1, 3, 3), 1), group=2, strides=[1, 2]),
+    "cut windows": lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    "windows over the edge": lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 4], strides=[2, 4], ceil_mode=1),
+    "dilated average": lambda n, x: n.op("AveragePool", x, kernel_shape=[2, 2], dilations=[2, 3]),
+    "softplus": lambda n, x: n.op("Softplus", x),
+    "celu": lambda n, x: n.op("Celu", x, alpha=2.0),
+    "sum of three": lambda n, x: n.op("Sum", x, x, x),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_of_others_gives_the_integers_of_onnxruntime(name):
+    found = differences(quantized(OPERATORS[name]), codes())
+    assert found and set(found.values()) == {0}
+
+
+def test_code_tensors_may_be_moved_joined_and_padded():
+    net = Net()
+    x = net.q(net.op("Relu", net.dq(net.input(SHAPE), 0.5, 3)), 0.5, 3)
+    part = net.op("Slice", x, *(net.const([k], "int64") for k in (1, 4, 2)))
+    wide = net.op("Pad", part, net.const([0, 0, 1, 0, 0, 0, 0, 0], "int64"), net.const(7, "uint8"))
+    joined = net.op("Concat", x, wide, axis=1)
+    y = net.op("Relu", net.dq(joined, 0.5, 3))
+    assert set(differences(net.model(net.q(y, 0.25)), codes()).values()) == {0}
+
+
+def test_pools_do_not_cross_channels_that_differ():
+    """Constants vary along the last axis, over which the maximum is taken."""
+    slopes = np.array([1, 2, 4, 0.5, 1, 8], np.float32)
+    make = lambda n, x: n.op("ReduceMax", n.op("Add", x, n.const(slopes)), n.const([3], "int64"))  # noqa: E731
+    assert set(differences(quantized(make), codes()).values()) == {0}
+
+
+# files of integer operators
+
+
+def compiled(model: onnx.ModelProto, folder: Path, **options: object) -> Compiled:
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return compile_file(folder / "m.onnx", BuildOptions(**options))
+
+
+def verified(model: onnx.ModelProto, folder: Path, **options: object) -> Compiled:
+    """Compiled, and equal to onnxruntime on random frames, integers and final outputs."""
+    result = compiled(model, folder, **options)
+    found = verify(result.network, random_inputs(result.network, FRAMES))
+    assert found.integers > 0 and found.mismatches == 0 and found.identical_outputs == FRAMES
+    return result
+
+
+def qoperators(nodes, constants, shape, out, inputs=TensorProto.UINT8) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(
+        nodes, "q", [helper.make_tensor_value_info("x", inputs, list(shape))],
+        [helper.make_tensor_value_info("y", out, None)], tensors,
+    )  # fmt: skip
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=domains, ir_version=8)
+
+
+def parameters(kind=np.uint8, **scales):
+    """Scale and zero point of each name: (scale, zero)."""
+    return {
+        k: v
+        for name, (scale, zero) in scales.items()
+        for k, v in ((f"{name}s", np.float32(scale)), (f"{name}z", kind(zero)))
+    }
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("channels", [False, True])
+def test_qlinear_conv(tmp_path, kind, channels):
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(kind)
+    w = rng.integers(limits.min, limits.max, (4, 2, 3, 3), endpoint=True).astype(kind)
+    scales = np.linspace(0.01, 0.02, 4).astype(np.float32) if channels else np.float32(0.01)
+    zeros = np.zeros(4, kind) if channels else kind(0)
+    constants = {
+        **parameters(kind, x=(0.02, 3), y=(0.05, 5)), "w": w, "ws": scales, "wz": zeros,
+        "b": rng.integers(-999, 999, 4).astype(np.int32),
+    }  # fmt: skip
+    node = helper.make_node(
+        "QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], "conv", pads=[1] * 4
+    )
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    result = verified(qoperators([node], constants, (1, 2, 5, 5), element, element), tmp_path)
+    assert result.loaded.format == "qoperator" and result.report["exactness"]["verdict"] == "proved"
+
+
+def test_qlinear_matmul_add_and_gemm(tmp_path):
+    rng = np.random.default_rng(0)
+    constants = {
+        **parameters(x=(0.02, 3), a=(0.1, 100), b=(0.2, 90), y=(0.3, 80)), **parameters(np.int8, w=(0.01, 0), v=(0.02, 0)),
+        "w": rng.integers(-99, 99, (6, 6)).astype(np.int8), "v": rng.integers(-99, 99, (3, 6)).astype(np.int8),
+        "c": rng.integers(-500, 500, 3).astype(np.int32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QLinearMatMul", ["x", "xs", "xz", "w", "ws", "wz", "as", "az"], ["a"], "matmul"),
+        helper.make_node("QLinearAdd", ["x", "xs", "xz", "a", "as", "az", "bs", "bz"], ["b"], "add", domain="com.microsoft"),
+        helper.make_node("QGemm", ["b", "bs", "bz", "v", "vs", "vz", "c", "ys", "yz"], ["y"], "gemm",
+                         domain="com.microsoft", transB=1),
+    ]  # fmt: skip
+    verified(qoperators(nodes, constants, (1, 6), TensorProto.UINT8), tmp_path)
+
+
+@pytest.mark.parametrize("op_type, values", [
+    ("QLinearLeakyRelu", {"alpha": 0.1}), ("QLinearSigmoid", {}), ("QLinearGlobalAveragePool", {}),
+    ("QLinearAveragePool", {"kernel_shape": [2, 2]}),
+])  # fmt: skip
+def test_operators_on_one_code_tensor(tmp_path, op_type, values):
+    constants = parameters(x=(0.25, 100), y=(0.125, 120))  # averages of other scales depend on the order of the terms
+    node = helper.make_node(op_type, ["x", "xs", "xz", "ys", "yz"], ["y"], "n", domain="com.microsoft", **values)
+    verified(qoperators([node], constants, (1, 3, 4, 4), TensorProto.UINT8), tmp_path)
+
+
+def test_qlinear_concat(tmp_path):
+    constants = parameters(x=(0.02, 100), a=(0.05, 90), y=(0.04, 120))
+    nodes = [
+        helper.make_node("QLinearLeakyRelu", ["x", "xs", "xz", "as", "az"], ["a"], "relu", domain="com.microsoft", alpha=0.1),
+        helper.make_node("QLinearConcat", ["ys", "yz", "x", "xs", "xz", "a", "as", "az"], ["y"], "join",
+                         domain="com.microsoft", axis=1),
+    ]  # fmt: skip
+    verified(qoperators(nodes, constants, (1, 3, 4, 4), TensorProto.UINT8), tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["ConvInteger", "MatMulInteger"])
+def test_sums_of_codes(tmp_path, op_type):
+    rng = np.random.default_rng(0)
+    shape, size = ((1, 2, 5, 5), (4, 2, 3, 3)) if op_type == "ConvInteger" else ((1, 6), (6, 4))
+    constants = {
+        "w": rng.integers(0, 99, size).astype(np.uint8), "xz": np.uint8(9), "wz": np.uint8(50),
+        "k": np.float32(0.01), **parameters(y=(0.5, 20)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node(op_type, ["x", "w", "xz", "wz"], ["a"], "sum"),
+        helper.make_node("Cast", ["a"], ["b"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["b", "k"], ["c"], "mul"),
+        helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["y"], "quantizer"),
+    ]
+    verified(qoperators(nodes, constants, shape, TensorProto.UINT8), tmp_path)
+
+
+def test_a_scale_of_every_frame_is_refused(tmp_path):
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"], "dynamic")
+    with pytest.raises(ModelError, match="computed from every frame"):
+        compiled(qoperators([node], {}, (1, 4), TensorProto.UINT8, TensorProto.FLOAT), tmp_path)
+
+
+def test_weights_that_are_computed_are_refused(tmp_path):
+    constants = parameters(x=(0.02, 3), y=(0.05, 5))
+    node = helper.make_node("QLinearMatMul", ["x", "xs", "xz", "x", "xs", "xz", "ys", "yz"], ["y"], "matmul")
+    with pytest.raises(ModelError, match="multiplies two unknowns"):
+        compiled(qoperators([node], constants, (4, 4), TensorProto.UINT8), tmp_path)
