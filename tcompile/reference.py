@@ -24,6 +24,7 @@ import onnx
 import onnxruntime as ort
 
 from tcompile.errors import ModelError, Problem
+from tcompile.ir.graph import NARROW
 
 __all__ = ["Kernel", "Mode", "Session", "Wanted", "Watch", "kernels", "optimized", "run", "saturates", "version"]
 
@@ -388,9 +389,12 @@ class Watch:
             kind = onnx.TensorProto.DataType.Value(item.dtype.upper())
         if item.packed:
             name = f"{source}__watched"
-            one = f"{source}__one"
-            base.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
-            base.graph.node.append(onnx.helper.make_node("DequantizeLinear", [source, one], [name], name=name))
+            if item.dtype in NARROW:
+                one = f"{source}__one"
+                base.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+                base.graph.node.append(onnx.helper.make_node("DequantizeLinear", [source, one], [name], name=name))
+            else:
+                base.graph.node.append(onnx.helper.make_node("Cast", [source], [name], name=name, to=kind))
         if name not in {o.name for o in base.graph.output}:
             base.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
         self._shift[item.tensor] = (name, shift)
