@@ -48,6 +48,14 @@ ZERO_INPUT = {  # which input of a node holds the zero point of its output
     "QLinearSigmoid": 4,
     "QLinearSoftmax": 4,
 }
+WEIGHTS = {
+    "QLinearConv": (3, 5),
+    "QLinearMatMul": (3, 5),
+    "QGemm": (3, 5),
+    "ConvInteger": (1, 3),
+    "MatMulInteger": (1, 3),
+}
+X_ZERO = 2  # input of all of these that is the zero point of the activations
 PRECISE = "session.x64quantprecision"  # unsigned weights where kernels for signed ones saturate (x86 without VNNI)
 OWN_KERNELS = frozenset(ZERO_INPUT) - {"QuantizeLinear"}
 INT_KERNELS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
@@ -87,6 +95,7 @@ class Session:
         self.mode = mode
         options = _options()
         options.graph_optimization_level = _LEVEL[mode]
+        model = unsaturated(model) if mode == "plain" else model  # in fused, PRECISE does it
         try:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -208,6 +217,60 @@ def _shifted(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], nam
         constants[new] = onnx.numpy_helper.from_array(value.astype(np.uint8), new)
         graph.initializer.append(constants[new])
     return new
+
+
+def unsaturated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with signed weights of integer kernels written as unsigned: 128 added to codes and zero points.
+
+    Kernels for unsigned activations and signed weights saturate pairs of products on x86 without VNNI, which ONNX does
+    not say; those for unsigned weights are exact.
+    """
+    constants = {i.name: i for i in model.graph.initializer}
+    signed = [
+        n
+        for n in model.graph.node
+        if n.op_type in WEIGHTS and _is_signed(constants.get(n.input[WEIGHTS[n.op_type][0]]))
+    ]
+    if not signed:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {i.name: i for i in result.graph.initializer}
+    types = {i.name: i.data_type for i in constants.values()} | _element_types(model)
+    for node in result.graph.node:
+        weights, zero = WEIGHTS.get(node.op_type, (0, 0))
+        if not zero or not _is_signed(constants.get(node.input[weights])):
+            continue
+        given = [node.input[k] if k < len(node.input) else "" for k in (X_ZERO, zero)]
+        if types.get(given[0] or node.input[0]) == onnx.TensorProto.INT8 or (given[1] and given[1] not in constants):
+            continue
+        node.input[weights] = _shifted(result.graph, constants, node.input[weights])
+        node.input.extend([""] * (zero + 1 - len(node.input)))
+        node.input[zero] = _shifted(result.graph, constants, given[1] or _none(result.graph, constants))
+    return result
+
+
+def _is_signed(tensor: onnx.TensorProto | None) -> bool:
+    return tensor is not None and tensor.data_type == onnx.TensorProto.INT8
+
+
+def _none(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> str:
+    """Name of a zero point of 0."""
+    name = "__no_zero_point"
+    if name not in constants:
+        constants[name] = onnx.numpy_helper.from_array(np.array(0, np.int8), name)
+        graph.initializer.append(constants[name])
+    return name
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element types of all values that onnx can infer."""
+    try:
+        known = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, ValueError):
+        known = model
+    values = (*known.graph.input, *known.graph.value_info, *known.graph.output)
+    return {v.name: v.type.tensor_type.elem_type for v in values}
 
 
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -366,9 +429,11 @@ class Watch:
         constants = {i.name: i for i in graph.initializer}
         nodes = {n.name: n for n in graph.node if n.name}
         made = {o for n in graph.node for o in n.output}
+        types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
+        kept = {i.tensor for i in wanted if types.get(i.tensor) == _element(i.dtype)}  # codes that were not shifted
         taken: set[str] = set()  # of two tensors that onnxruntime made one, the second has no codes of its own
         for item in wanted:
-            if not item.codes:
+            if not item.packed or item.tensor in kept:
                 if item.tensor in made:
                     self._add(base, item, item.tensor, 0)
                 continue
@@ -384,9 +449,9 @@ class Watch:
 
     def _add(self, base: onnx.ModelProto, item: Wanted, source: str, shift: int) -> None:
         """One more output."""
-        name, kind = source, onnx.TensorProto.FLOAT
+        name, kind = source, int(onnx.TensorProto.FLOAT)
         if item.codes and not item.packed:
-            kind = onnx.TensorProto.DataType.Value(item.dtype.upper())
+            kind = _element(item.dtype)
         if item.packed:
             name = f"{source}__watched"
             if item.dtype in NARROW:
@@ -406,6 +471,11 @@ class Watch:
         values = self._session.frames(feeds, progress=progress)
         watched = {t: values[name] - shift if shift else values[name] for t, (name, shift) in self._shift.items()}
         return {name: values[name] for name in self.final}, watched
+
+
+def _element(dtype: str) -> int:
+    """ONNX's number of an element type."""
+    return int(onnx.TensorProto.DataType.Value({"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())))
 
 
 def _makes_codes(node: onnx.NodeProto) -> bool:

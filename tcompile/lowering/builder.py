@@ -118,6 +118,8 @@ class Builder:
         source = self.states[node.inputs[0]]
         if not isinstance(source, Lifted):
             raise Refusal("constant-operand", "must have its activations as first input")
+        if source.kind.is_integer and source.chain and layer_of(source) in self.kernels:
+            return self.settled(source)  # an integer kernel gives these codes before anything is done with them
         return source
 
     def narrow(self, lifted: Lifted) -> Lifted:
@@ -334,8 +336,10 @@ class Builder:
         self.emit(make(name, kind))
         self.place(node, "accelerator", self.nodes[-1].op)
         start = RelaidStart(node.name, source)
-        channels = source.channels if axis is not None else 1
-        return Lifted(name, start, node.name, source.lo, source.hi, self.graph, (), axis, channels)
+        if axis is not None:
+            return Lifted(name, start, node.name, source.lo, source.hi, self.graph, (), axis, source.channels)
+        lo, hi = np.array([source.lo.min()]), np.array([source.hi.max()])
+        return Lifted(name, start, node.name, lo, hi, self.graph)
 
 
 def node_name(node: R.RealNode | object) -> str:
