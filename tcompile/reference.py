@@ -313,6 +313,11 @@ class Kernel:
         name = self.node.input[index] if 0 <= index < len(self.node.input) else ""
         return self.constants[name].astype(np.int64).reshape(-1) if name in self.constants else None
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Sides of a pool's window; none where it is the whole image."""
+        return tuple(next((a.ints for a in self.node.attribute if a.name == "kernel_shape"), ()))
+
     def has_scales(self, inputs: Sequence[float], output: float) -> bool:
         """Whether the kernel's activation scales are the file's: onnxruntime also merges quantizers in a row."""
         zero = ZERO_INPUT.get(self.op, 0)

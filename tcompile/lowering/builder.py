@@ -259,6 +259,8 @@ class Builder:
         grids = [grid_of(s) for s in sources]
         steps = [g.step for g in grids if g is not None]
         known = kernel.op in ("QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool")
+        if isinstance(start, PoolStart) and kernel.window not in ((), tuple(start.window)):
+            return None  # a part of what the kernel does
         plain = all(isinstance(n, (R.Relu, R.Add)) for n in absorbed)
         if not known or not plain or len(steps) != len(sources) or not kernel.has_scales(steps, scale):
             return None
