@@ -6,6 +6,8 @@ DATA ?= ../shared/data
 MUTATE_PATHS ?= tcompile/passes tcompile/lowering tcompile/ir tcompile/mapping hw
 MUTATE_SAMPLE ?= 200
 MUTATE_SEED ?= 0
+COUNT ?= 500
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ DA4ML := .venv-da4ml/.installed-0.6.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate clean
+.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate fuzz clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +58,10 @@ train-resnet20: $(STAMP) ## ResNet-20 on CIFAR-10 below $(DATA), all layers tern
 
 mutate: $(STAMP) ## plant faults in the compiler and the gateware; how many do the tests find?
 	@$(BIN)/python -m tests.mutation --paths $(MUTATE_PATHS) --sample $(MUTATE_SAMPLE) --seed $(MUTATE_SEED) --jobs $(JOBS)
+
+fuzz: $(STAMP) ## COUNT random networks from SEED on, compiled and compared with onnxruntime; a tenth of them in hardware too
+	@$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS) --keep build/fuzz
+	@$(BIN)/python -m tests.fuzz --count $$(( ($(COUNT) + 9) / 10 )) --seed $(SEED) --jobs $(JOBS) --keep build/fuzz --hardware
 
 clean: ## remove what was built; .venv stays
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
