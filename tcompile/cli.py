@@ -55,6 +55,14 @@ Ternary = Annotated[
 Weights = Annotated[str | None, typer.Option(metavar="csd:N", help="Weights to integers of at most N signed digits.")]
 Prune = Annotated[str | None, typer.Option(metavar="tile:RATIO", help="Zero this share of PE x SIMD tiles.")]
 ActBits = Annotated[int | None, typer.Option(metavar="B", help="Bits of unquantized activations, 1 to 8 [default: 8].")]
+Ranges = Annotated[
+    str | None,
+    typer.Option(metavar="mse|minmax|percentile[:P]", help="How ranges come from sample inputs [default: mse]."),
+]
+Equalize = Annotated[
+    bool | None,
+    typer.Option("--equalize/--no-equalize", help="Channels that share a grid to like ranges [default: not]."),
+]
 Calib = Annotated[Path | None, typer.Option(metavar="X.npz", help="Sample inputs for the ranges of activations.")]
 Reference = Annotated[
     str | None,
@@ -112,6 +120,8 @@ def check(
     weights: Weights = None,
     prune: Prune = None,
     act_bits: ActBits = None,
+    ranges: Ranges = None,
+    equalize: Equalize = None,
     calib: Calib = None,
     reference: Reference = None,
     pe: Pe = None,
@@ -151,6 +161,8 @@ def build(
     weights: Weights = None,
     prune: Prune = None,
     act_bits: ActBits = None,
+    ranges: Ranges = None,
+    equalize: Equalize = None,
     calib: Calib = None,
     reference: Reference = None,
     pe: Pe = None,

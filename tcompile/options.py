@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["BuildOptions", "Simulator"]
 
 
+PERCENTILE = 99.99  # where none is given
 IntegerType = Literal["uint2", "int2", "uint4", "int4", "uint8", "int8", "uint16", "int16"]
 Simulator = Literal["verilator", "amaranth", "model"]
 
@@ -37,6 +38,10 @@ class BuildOptions(_Options):
         ``tile:RATIO``: this share of PE x SIMD tiles becomes zero.
     act_bits : int
         Bits of activations that nothing quantizes yet.
+    ranges : str
+        ``mse``, ``minmax`` or ``percentile[:P]``: how ranges of activations come from calibration data.
+    equalize : bool
+        Whether channels are scaled by powers of two so that those that share a grid are alike in range.
     reference : {"auto", "plain", "fused"}
         Which of onnxruntime's results to reproduce.
     pe, simd : int
@@ -65,6 +70,8 @@ class BuildOptions(_Options):
     weights: str | None = None
     prune: str | None = None
     act_bits: Annotated[int, Field(ge=1, le=8)] = 8
+    ranges: str = "mse"
+    equalize: bool = False
     reference: Literal["auto", "plain", "fused"] = "auto"
     pe: Annotated[int, Field(ge=1, le=1024)] = 8
     simd: Annotated[int, Field(ge=1, le=4096)] = 8
@@ -87,6 +94,14 @@ class BuildOptions(_Options):
     def _weights(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"csd:[1-4]", value):
             raise ValueError("must be csd:N with 1 to 4 digits")
+        return value
+
+    @field_validator("ranges")
+    @classmethod
+    def _ranges(cls, value: str) -> str:
+        match = re.fullmatch(r"mse|minmax|percentile(?::(\d+(?:\.\d+)?))?", value)
+        if match is None or not 50 < float(match[1] or 100) <= 100:
+            raise ValueError("must be mse, minmax, or percentile:P with 50 < P <= 100")
         return value
 
     @field_validator("prune")
@@ -123,6 +138,18 @@ class BuildOptions(_Options):
         return float(self.prune.partition(":")[2]) if self.prune else 0.0
 
     @property
+    def range_method(self) -> Literal["minmax", "percentile", "mse"]:
+        """How ranges come from calibration data."""
+        return cast(Literal["minmax", "percentile", "mse"], self.ranges.partition(":")[0])
+
+    @property
+    def percentile(self) -> float:
+        """Percentile at the upper end of a range, where ranges are percentiles."""
+        return float(self.ranges.partition(":")[2] or PERCENTILE)
+
+    @property
     def compresses(self) -> bool:
         """Whether weights or activations are to be changed."""
-        return bool(self.ternary or self.weights or self.prune or "act_bits" in self.model_fields_set)
+        return bool(
+            self.ternary or self.weights or self.prune or {"act_bits", "ranges", "equalize"} & self.model_fields_set
+        )

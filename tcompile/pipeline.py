@@ -38,12 +38,14 @@ from tcompile.options import BuildOptions, Simulator
 from tcompile.page import page
 from tcompile.passes import (
     DeclareInputs,
+    Equalize,
     MatchOutputs,
     Pass,
     PassRecord,
     PruneTiles,
     QuantizeActivations,
     ReluBeforeMaxPool,
+    ScaleInputs,
     SignedDigits,
     Ternarize,
     apply,
@@ -65,6 +67,7 @@ __all__ = [
     "build",
     "compile_file",
     "compress",
+    "compressed",
     "node_rows",
     "plan",
     "verify_build",
@@ -282,20 +285,49 @@ def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
 def _compress(
     real: Graph, options: BuildOptions, calibration: Mapping[str, np.ndarray] | None
 ) -> tuple[Graph, tuple[PassRecord, ...]]:
-    passes: list[Pass] = [DeclareInputs(options.input_type)] if options.input_type else []
     if not options.compresses and calibration is None:
-        return apply(real, passes)
-    samples = _samples(real, calibration)
+        return apply(real, _declared(options))
+    return compressed(real, options, _samples(real, calibration))
+
+
+def compressed(
+    real: Graph, options: BuildOptions, samples: Mapping[str, np.ndarray]
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """A float network compressed without training, and what was done.
+
+    Parameters
+    ----------
+    samples : mapping of str to array (N, ...)
+        Calibration frames by the name of the input's ONNX tensor; may be empty.
+    """
+    scaling = _declared(options)
+    if samples:
+        scaling.append(ScaleInputs(samples))
+    if options.equalize:
+        scaling.append(Equalize(samples))
+    scaled, records = apply(real, scaling)  # computes the same; what follows does not
+    graph, more = apply(scaled, _lossy(scaled, options, samples))
+    return graph, records + more
+
+
+def _declared(options: BuildOptions) -> list[Pass]:
+    return [DeclareInputs(options.input_type)] if options.input_type else []
+
+
+def _lossy(scaled: Graph, options: BuildOptions, samples: Mapping[str, np.ndarray]) -> list[Pass]:
+    passes: list[Pass] = []
     if options.prune:
         passes.append(PruneTiles(ratio=options.ratio, pe=options.pe, simd=options.simd))
     if options.ternary:
         passes.append(Ternarize(terms=options.terms, thresholds="statistical" if options.terms == 1 else "fitted"))
     elif options.weights:
-        passes.append(SignedDigits(digits=options.digits))
+        passes.append(SignedDigits(digits=options.digits, samples=samples))
     if samples and (options.ternary or options.weights):
-        passes.append(MatchOutputs(reference=real, samples=samples))
-    passes += [ReluBeforeMaxPool(), QuantizeActivations(bits=options.act_bits, samples=samples)]
-    return apply(real, passes)
+        passes.append(MatchOutputs(reference=scaled, samples=samples))
+    ranges = QuantizeActivations(
+        bits=options.act_bits, samples=samples, method=options.range_method, percentile=options.percentile
+    )
+    return [*passes, ReluBeforeMaxPool(), ranges]
 
 
 def _samples(real: Graph, calibration: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:

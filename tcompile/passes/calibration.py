@@ -14,7 +14,7 @@ from tcompile.ir import real as R
 from tcompile.ir.graph import Graph
 from tcompile.reference import Session
 
-__all__ = ["Observed", "calibrate", "frames_of", "runner"]
+__all__ = ["Observed", "calibrate", "frames_of", "magnitudes", "runner"]
 
 KEPT = 1 << 17  # elements kept per value
 
@@ -66,6 +66,17 @@ def calibrate(
         for value, observer in observers.items():
             observer.see(results[value])
     return {v: o.observed() for v, o in observers.items()}
+
+
+def magnitudes(graph: Graph, samples: Mapping[str, np.ndarray], values: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+    """Largest magnitude of each element of some values over all frames, float64; arguments and errors as `calibrate`."""
+    frames = frames_of(graph, samples)
+    session = runner(graph, values)
+    largest = {v: np.zeros(()) for v in values}
+    for k in range(len(next(iter(frames.values())))):
+        results = session({name: x[k] for name, x in frames.items()})
+        largest = {v: np.maximum(size, np.abs(results[v])) for v, size in largest.items()}
+    return largest
 
 
 class _Observer:
