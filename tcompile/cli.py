@@ -359,8 +359,8 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 
 
 OPTION_NAMES = (
-    "shape", "input_type", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "reference", "pe", "simd", "fold",
-    "fps", "clock_mhz", "form", "target", "permute",
+    "shape", "input_type", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "ranges", "equalize",
+    "reference", "pe", "simd", "fold", "fps", "clock_mhz", "form", "target", "permute",
 )  # fmt: skip
 
 

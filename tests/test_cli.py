@@ -218,6 +218,12 @@ def test_accuracy_after_compression_without_training_is_put_right(tmp_path):
     assert "without training" in tcompile(*argv).out
 
 
+def test_ranges_and_equalization_are_chosen(tmp_path):
+    options = ["--weights", "csd:2", "--ranges", "percentile:99", "--equalize", "--json", "-o", tmp_path / "build"]
+    passes = tcompile("build", *float_layers(tmp_path), *options).json["passes"]
+    assert [p["name"] for p in passes[:2]] == ["scale-inputs", "equalize"]
+
+
 def test_a_compression_that_changes_nothing_is_said():
     result = tcompile("check", DIGITS, "--prune", "tile:0.5")
     assert "'conv1' left alone" in result.err
@@ -307,6 +313,7 @@ def test_a_mismatch_as_json_is_the_report(copy):
         ["build", "none.onnx", "-o", "nowhere", "--json"],
         ["verify", "nowhere", "--json"],
         ["check", DIGITS, "--json", "--ternary", "foo"],
+        ["check", DIGITS, "--json", "--ranges", "percentile:40"],
         ["check", DIGITS, "--json", "--no-such-option"],
         ["check", "--json"],
     ],

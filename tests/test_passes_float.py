@@ -315,6 +315,19 @@ def test_moments_are_covariances() -> None:
     assert found == pytest.approx(np.cov(samples.T, bias=True), rel=1e-5, abs=1e-7)
 
 
+def test_inputs_that_hardly_move_do_no_harm() -> None:
+    net = Net()
+    x = net.input(1, 8)
+    graph = net.graph(net.dense(x))
+    samples = {
+        x: 1000
+        + np.random.default_rng(0).integers(0, 2, (64, 1)).astype(np.float32)
+        * np.float32(1e-4)
+        * np.ones(8, np.float32)
+    }
+    assert SignedDigits(2, samples=samples).run(graph).changed
+
+
 # Sums that stay exact
 
 

@@ -24,6 +24,7 @@ __all__ = ["moments", "rounded", "rows_of"]
 POSITIONS = 32  # of a convolution, drawn from each frame
 WIDEST = 2048  # columns; a wider layer's matrix would be too large
 DAMPING = 0.01
+ROUNDING = 2.0**-30  # of the mean square, far above that of sums in float64
 
 
 def moments(graph: Graph, samples: Mapping[str, np.ndarray], layers: tuple[Layer, ...]) -> dict[str, np.ndarray]:
@@ -64,8 +65,10 @@ class _Sums:
         self.second += x.transpose(0, 2, 1) @ x
 
     def covariance(self) -> np.ndarray:
-        mean = self.first / self.count
-        return np.asarray(self.second / self.count - mean[:, :, None] * mean[:, None, :])
+        mean, square = self.first / self.count, self.second / self.count
+        power = np.einsum("gkk->g", square) / square.shape[1]
+        floor = ROUNDING * power[:, None, None] * np.eye(square.shape[1])  # what the difference may have lost
+        return np.asarray(square - mean[:, :, None] * mean[:, None, :] + floor)
 
 
 def rows_of(layer: Layer, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
