@@ -496,7 +496,7 @@ def test_signed_digits_refuse(digits: int, bits: int) -> None:
 
 def test_every_pass_has_a_name_and_a_line() -> None:
     assert [p.name for p in PASSES] == [
-        "prune-tiles", "scale-inputs", "equalize", "ternarize", "signed-digits", "match-outputs", "relu-before-max-pool",
-        "quantize-activations",
+        "declare-inputs", "prune-tiles", "scale-inputs", "equalize", "ternarize", "signed-digits", "match-outputs",
+        "relu-before-max-pool", "quantize-activations",
     ]  # fmt: skip
     assert all((p.__doc__ or "").splitlines()[0].endswith(".") for p in PASSES)
