@@ -2,8 +2,8 @@
 
 For each file with a test set: the float file in onnxruntime, and the file that `tcompile build --weights csd:N --act-bits B
 --calib ...` compiles, in onnxruntime too (its integers are the accelerator's), on the same frames. Calibrated on 128 training
-frames; of DS-CNN, which has no training set here, on the first 128 frames, and tested on the others. Nothing is chosen on
-test frames. ``python -m benchmarks.planes`` does what is not in ``planes.json`` yet and writes ``planes.md``.
+frames; of DS-CNN, which has no training set here, on the first 128 frames, and tested on the others. No setting of a
+row is chosen on test frames, but the passes were developed while looking at results on some of them. ``python -m benchmarks.planes`` does what is not in ``planes.json`` yet and writes ``planes.md``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Power-of-two steps keep every product and sum of codes exact in float32, so the 
 points, except at inputs with values of both signs, whose codes are shared out in the ratio of their ends.
 
 Ranges come from values that occur. ``minmax`` clips none of them; ``percentile`` takes the range between two percentiles
-and clips the rest; ``mse`` takes the step of the least squared error. (Measured: mse is the best or close to it on all
-networks tried, minmax costs most at few bits, and a percentile that fits one network harms another.)
+and clips the rest; ``mse`` takes the step of the least squared error. (At 8 bits, ResNet-20, ResNet-8 and
+DS-CNN have a tenth to a third less error at their outputs with mse than with minmax; percentiles were not compared.)
 
 A value must be codes where a linear layer, an average, the meeting of two branches or a Concat uses it; layout
 operations and max pools hand that need on to what they move. A region is a value that is not codes (an input of the
