@@ -60,7 +60,9 @@ class Case:
     def title(self) -> str:
         """File and options."""
         words = {k.replace("_", "-"): v for k, v in self.options.items()}
-        shown = [f"--{k} {next(f'{a}={b}' for a, b in v.items()) if isinstance(v, dict) else v}" for k, v in words.items()]
+        shown = [
+            f"--{k} {next(f'{a}={b}' for a, b in v.items()) if isinstance(v, dict) else v}" for k, v in words.items()
+        ]
         return " ".join([self.file, *shown])
 
     def part(self, data: Path, *, test: bool) -> Arrays | None:
@@ -156,7 +158,9 @@ def _calibration(case: Case, path: Path, data: Path) -> Arrays | None:
         return {"x": part["x"]}
     rng = np.random.default_rng(0)
     return {
-        v.name: rng.normal(0, case.spread, (64, *(d.dim_value for d in v.type.tensor_type.shape.dim))).astype(np.float32)
+        v.name: rng.normal(0, case.spread, (64, *(d.dim_value for d in v.type.tensor_type.shape.dim))).astype(
+            np.float32
+        )
         for v in load(path).reference.graph.input
     }
 
