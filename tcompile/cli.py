@@ -142,10 +142,11 @@ def check(
     screen = _screen(as_json, quiet, verbose)
     given = _given(locals())
     compiled, options = _compile(model, given, calib, config)
-    from tcompile.pipeline import plan
+    from tcompile.pipeline import plan, planned_luts
     from tcompile.show import show_check
 
-    show_check(screen, compiled, plan(compiled, options), explain=explain)
+    plans = plan(compiled, options)
+    show_check(screen, compiled, plans, planned_luts(compiled, options, plans), explain=explain)
     _dump_ir(screen, compiled, dump_ir)
 
 

@@ -29,11 +29,12 @@ from tcompile.lowering.branches import parted
 from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
 from tcompile.machine import machine_of
+from tcompile.mapping.cost import cost, cost_behind
 from tcompile.mapping.devices import device
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
 from tcompile.mapping.network import Mapped, map_network, plan_layers
-from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of
+from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of, tasks
 from tcompile.options import BuildOptions, Simulator
 from tcompile.page import page
 from tcompile.passes import (
@@ -70,6 +71,7 @@ __all__ = [
     "compressed",
     "node_rows",
     "plan",
+    "planned_luts",
     "verify_build",
 ]  # fmt: skip
 
@@ -444,6 +446,17 @@ def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:
     """
     graph = compiled.lowered.graph
     return plan_layers(graph, choice_of(graph, options))
+
+
+def planned_luts(compiled: Compiled, options: BuildOptions, plans: Mapping[str, Plan]) -> dict[str, int]:
+    """Estimate for each planned layer by its label: its own blocks, and what takes its lanes as they come."""
+    graph = compiled.lowered.graph
+    family, work = choice_of(graph, options).family, tasks(graph)
+    pace = max((p.cycles for p in plans.values()), default=1)
+    return {
+        plan.label: (cost(work[name], plan, family) + cost_behind(work[name], plan, pace, family)).lut
+        for name, plan in plans.items()
+    }
 
 
 def choice_of(graph: Graph, options: BuildOptions) -> Choice:

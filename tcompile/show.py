@@ -24,16 +24,18 @@ COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
 GROUPS = {"tile": "tiles", "weight": "weights"}
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
-PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders")
+PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "LUTs")
 
 
-def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *, explain: bool = False) -> None:
+def show_check(
+    screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], luts: Mapping[str, int], *, explain: bool = False
+) -> None:
     """What becomes of each node, and of each layer with weights."""
     rows = node_rows(compiled)
     report = compiled.report
     if screen.as_json:
         keys = {key: report[key] for key in ("model", "exactness", "notes")}
-        screen.json({**keys, "nodes": rows, "layers": [_plan(p) for p in plans.values()]})
+        screen.json({**keys, "nodes": rows, "layers": [_plan(p, luts) for p in plans.values()]})
         return
     shown = [[_short(r["node"]), r["operator"], r["where"], r["becomes"], r["bits"], r["exactness"]] for r in rows]
     screen.table(f"{_short(report['model']['file'])} ({report['model']['format']})", NODE_COLUMNS, shown)
@@ -49,17 +51,19 @@ def show_check(screen: Screen, compiled: Compiled, plans: Mapping[str, Plan], *,
                 p["cycles_predicted"],
                 _tiles(p),
                 p["adders"],
+                p["lut_estimate"],
             ]
-            for p in map(_plan, plans.values())
+            for p in (_plan(plan, luts) for plan in plans.values())
         ]
         screen.table("layers with weights", PLAN_COLUMNS, cells)
     _exactness(screen, report)
     _notes(screen, report, explain=explain)
 
 
-def _plan(plan: Plan) -> dict[str, object]:
+def _plan(plan: Plan, luts: Mapping[str, int]) -> dict[str, object]:
     """A plan as a row; cycles are those of the layer alone, per frame."""
-    return {"name": plan.label, "MH": plan.layer.MH, "MW": plan.layer.MW} | dict.fromkeys(PLANNED) | hardware(plan)
+    row = {"name": plan.label, "MH": plan.layer.MH, "MW": plan.layer.MW} | dict.fromkeys(PLANNED) | hardware(plan)
+    return {**row, "lut_estimate": luts[plan.label]}
 
 
 def _form(row: Report) -> str | None:
