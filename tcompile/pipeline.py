@@ -77,6 +77,7 @@ __all__ = [
 
 
 SAMPLES = 256  # calibration frames that are used; more change ranges little
+SUMS = ("ConvInteger", "MatMulInteger")  # kernels that give integer sums as they are
 LARGEST = 2.0**120  # of a linear layer's real values, and of their inverses; well inside float32
 
 
@@ -384,7 +385,7 @@ def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Ker
         name = node.origin.names[-1]
         kernel = kernels.get(name)
         if isinstance(node, R.Linear):
-            if kernel is None or not kernel.integer:
+            if kernel is None or not (kernel.integer or kernel.op in SUMS):
                 owner[node.name] = name
         elif isinstance(node, R.Elementwise) and not isinstance(node, R.DequantizeLinear):
             owner.update((node.name, owner[i]) for i in node.uses if i in owner)

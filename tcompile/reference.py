@@ -357,6 +357,20 @@ class Kernel:
         result = self._session(feeds)["y"].astype(np.int64)
         return result - (self.zero(3 * len(codes) + 1) - zero)
 
+    def part(self, index: int, codes: np.ndarray, own: int, zero: int) -> np.ndarray:
+        """What QLinearConcat makes of codes of one branch, with the file's zero points of branch and output."""
+        helper, names = onnx.helper, [*self.node.input[:2], *self.node.input[2 + 3 * index : 5 + 3 * index]]
+        shift = self.zero(4 + 3 * index) - own
+        kind = self.constants[names[4]].dtype
+        node = helper.make_node(self.op, [*names[:2], "x", *names[3:]], ["y"], domain="com.microsoft", axis=1)
+        used = [onnx.numpy_helper.from_array(self.constants[i], i) for i in dict.fromkeys(names) if i in self.constants]
+        ports = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(kind), None) for n in ("x", "y")]
+        graph = helper.make_graph([node], "kernel", ports[:1], ports[1:], used)
+        domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        session = Session(helper.make_model(graph, opset_imports=domains, ir_version=10))
+        result = session({"x": (codes + shift).astype(kind)})["y"].astype(np.int64)
+        return np.asarray(result - (self.zero(1) - zero))
+
     @cached_property
     def _session(self) -> Session:
         helper = onnx.helper

@@ -15,6 +15,7 @@ from tcompile.ir.graph import Graph, IntType, Origin, identifier
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.certificate import Entry, certify, certify_pair
 from tcompile.lowering.grid import Grid, grid_of, regrid
+from tcompile.lowering.kernel_tables import table_of
 from tcompile.lowering.lifted import (
     AccumulatorStart,
     ChainError,
@@ -224,12 +225,17 @@ class Builder:
         Where it uses an integer kernel in another way than this knows, that is noted as a doubt.
         """
         position = next((k for k, n in enumerate(lifted.chain) if isinstance(n, R.QuantizeLinear)), None)
+        quantizer = lifted.chain[position] if position is not None else None
+        if isinstance(quantizer, R.QuantizeLinear) and position is not None:
+            grid = Grid(*grid_parameters(self.graph, quantizer))
+            table = table_of(lifted, self.kernels, layer_of(lifted), quantizer, grid)
+            if table is not None:
+                return replace(lifted, start=table, chain=lifted.chain[position + 1 :])
         kernel = self.kernels.get(layer_of(lifted))
         if kernel is None or not (kernel.integer or kernel.op.startswith("QLinear")):
             if self.mode == "fused":
                 self._doubt_merged(lifted)
             return lifted
-        quantizer = lifted.chain[position] if position is not None else None
         start = None
         if isinstance(quantizer, R.QuantizeLinear) and position is not None:
             start = self._kernel_start(lifted, kernel, quantizer, lifted.chain[:position])

@@ -35,6 +35,7 @@ from tcompile.lowering.lifted import (
     PoolStart,
     RelaidStart,
     Start,
+    TableStart,
     evaluate,
 )
 from tcompile.lowering.pairs import Pairing
@@ -151,7 +152,9 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
     start = lifted.start
     if _unsteady(lifted):
         return Entry(layer, "assumed", count, max(1, count))
-    if isinstance(start, IntegerKernelStart) or (isinstance(start, KernelStart) and isinstance(start.inner, PairStart)):
+    if isinstance(start, IntegerKernelStart | TableStart) or (
+        isinstance(start, KernelStart) and isinstance(start.inner, PairStart)
+    ):
         return Entry(layer, "kernel", count, 0)
     if isinstance(start, KernelStart):
         assert isinstance(start.inner, PoolStart)
@@ -202,7 +205,7 @@ def _safe(start: Start) -> bool:
         return _pool(start, "", 0).method == "exact"
     if isinstance(start, ConcatStart):
         return all(_safe(part.start) for part in start.parts)
-    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart))
+    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart, TableStart))
 
 
 def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None, steps: Steps | None = None) -> Entry:

@@ -26,7 +26,7 @@ from tcompile.reference import Kernel, Session
 
 __all__ = [
     "AccumulatorStart", "ChainError", "CodeStart", "ConcatStart", "GridStart", "IntegerKernelStart", "KernelStart", "Lifted",
-    "PairStart", "PoolStart", "RelaidStart", "Start", "channel_axis", "evaluate", "pair_codes",
+    "PairStart", "PoolStart", "RelaidStart", "Start", "TableStart", "channel_axis", "evaluate", "pair_codes",
 ]  # fmt: skip
 
 CHUNK = 1 << 22  # elements replayed at a time
@@ -224,6 +224,20 @@ class ConcatStart(Start):
             pieces.append(evaluate(part, inside))
             first += size
         return {self.value: np.concatenate(pieces, axis=1)}
+
+
+@dataclass(frozen=True, eq=False)
+class TableStart(Start):
+    """Codes that an integer kernel makes of each integer from `low` on: rows of a table, one column per channel or for all."""
+
+    value: str
+    low: int
+    table: np.ndarray
+    dtype: str
+
+    def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
+        rows = np.broadcast_to(n, (len(n), max(n.shape[1], self.table.shape[1]))) - self.low
+        return {self.value: self.table[rows, np.arange(rows.shape[1]) % self.table.shape[1]].astype(self.dtype)}
 
 
 @dataclass(frozen=True, eq=False)
