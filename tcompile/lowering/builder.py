@@ -176,10 +176,10 @@ class Builder:
 
     def requantize(self, lifted: Lifted) -> str:
         """Turn a chain that ends in codes into a requantizer; returns its integer value."""
-        lifted = self.fused(lifted)
+        made_by, lifted = lifted.chain, self.fused(lifted)
         layer = layer_of(lifted)
         if isinstance(lifted.start, PairStart | KernelStart) and isinstance(lifted.base, tuple):
-            return self.requantize_pair(lifted, layer)
+            return self.requantize_pair(lifted, layer, made_by)
         assert isinstance(lifted.base, str)
         steps = steps_of(lifted)
         entry = certify(lifted, steps, layer)
@@ -189,9 +189,9 @@ class Builder:
                 f"{printable(layer)} averages in floating point: at {entry.at_risk} of its {entry.steps} steps onnxruntime's result"
                 " depends on the order of the terms, so that a few integers may differ; verify counts them"
             )
-        return self.emit_requantizer(lifted.base, lifted, steps)
+        return self.emit_requantizer(lifted.base, lifted, steps, made_by)
 
-    def requantize_pair(self, lifted: Lifted, layer: str) -> str:
+    def requantize_pair(self, lifted: Lifted, layer: str, made_by: tuple[R.RealNode, ...]) -> str:
         """The same for a chain on two integers: a scaled sum first."""
         pair_start = lifted.start.inner if isinstance(lifted.start, KernelStart) else lifted.start
         assert isinstance(pair_start, PairStart) and isinstance(lifted.base, tuple)
@@ -205,13 +205,13 @@ class Builder:
         name = identifier(layer + "_sum", self.taken)
         kind = IntType(left.shape, min(ends), max(ends))
         self.emit(I.AddScaled(name=name, inputs=lifted.base, type=kind, factors=(a, b), origin=head.origin))
-        return self.emit_requantizer(name, lifted, found.steps)
+        return self.emit_requantizer(name, lifted, found.steps, made_by)
 
-    def emit_requantizer(self, base: str, lifted: Lifted, steps: Steps) -> str:
-        """The cheapest form that equals the steps, as an integer node."""
+    def emit_requantizer(self, base: str, lifted: Lifted, steps: Steps, made_by: tuple[R.RealNode, ...]) -> str:
+        """The cheapest form that equals the steps, as an integer node; `made_by` is the file's chain."""
         form = synthesize(steps)
         values = [int(v) for column in steps.values for v in (column.min(), column.max())]
-        nodes = tuple(n for node in lifted.chain for n in node.origin.nodes)
+        nodes = tuple(n for node in made_by for n in node.origin.nodes)
         origin = Origin(nodes, self.graph[lifted.value].origin.tensor)
         name = identifier(origin.tensor or lifted.value, self.taken)
         kind = IntType(self.types[base].shape, min(values), max(values))
@@ -311,7 +311,7 @@ class Builder:
             if isinstance(lifted.base, tuple):
                 raise Refusal("not-quantized", "needs the sum of two branches quantized", UNQUANTIZED)
             self.entries.append(certify(lifted, steps, layer_of(lifted)))
-            base = self.emit_requantizer(lifted.base, lifted, steps)
+            base = self.emit_requantizer(lifted.base, lifted, steps, lifted.chain)
             kind = self.types[base]
             start = GridStart(lifted.value, step)
             new = Lifted(base, start, lifted.value, np.array([kind.lo]), np.array([kind.hi]), self.graph)
