@@ -7,8 +7,8 @@ trains with its penalty; then, for each share, tiles are pruned to exactly that 
 of a method are chosen by validation on the first seed, of as many for group lasso as for clipping. ``none`` is pruning by
 magnitude, without any penalty before.
 
-``python -m benchmarks.compression`` reads ``../shared/data`` (``--data``) and writes ``benchmarks/compression.md`` and
-``.json``. What is in the ``.json`` already is not done again, so that an interrupted run goes on where it was.
+``python -m benchmarks.compression`` reads ``../shared/data`` (``--data``) and writes ``benchmarks/compression.md``,
+``.json`` and a picture. What is in the ``.json`` already is not done again, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.exactness import DATA, mnist
+from benchmarks.compression_plot import Point, picture
+from benchmarks.exactness import DATA, ROOT, mnist
 from tcompile.compress.goals import Ratio
 from tcompile.compress.groups import Groups, groups_of
 from tcompile.compress.penalties import Threshold
@@ -42,6 +43,7 @@ from tcompile.mapping.plan import Choice
 from tests.networks import Builder
 
 FILE = Path(__file__).with_suffix(".json")
+PICTURE = ROOT / "docs" / "pictures" / "compression.svg"
 CLASSES = 10
 FILTERS, HIDDEN, SIDE = (8, 16), 64, 4  # of lenet; the side of the image in front of its dense layers
 WIDTHS = (128, 64)  # of mlp
@@ -429,7 +431,26 @@ def main() -> int:
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     done(Bench(options.data), options.network, options.seeds, found)
     FILE.with_suffix(".md").write_text(text(found, options.seeds))
+    PICTURE.write_text(
+        picture("Ternary weights, tiles of 4 x 4: mean and deviation over seeds", points(found, options))
+    )
     return 0
+
+
+def points(found: Found, options: argparse.Namespace) -> dict[str, dict[str, list[Point]]]:
+    """Accuracies of the network's ternary versions, by data set and method."""
+    result: dict[str, dict[str, list[Point]]] = {}
+    for data in SETS:
+        for method, settings in SETTINGS.items():
+            line = []
+            for share in (0.0, *SHARES):
+                none = Job(options.network, data, "ternary", SETTINGS["none"][0], 0)
+                job = chosen(found, replace(none, setting=settings[0])) if share else none
+                seen = _seen(found, job, share, options.seeds)
+                if seen:
+                    line.append(Point(share, tuple(s["test"] for s in seen)))
+            result.setdefault(f"{options.network}, {data}", {})[method] = line
+    return result
 
 
 if __name__ == "__main__":
