@@ -13,7 +13,7 @@ Sessions run on one thread and see one frame at a time, so that a result never d
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -95,7 +95,7 @@ class Session:
         self.mode = mode
         options = _options()
         options.graph_optimization_level = _LEVEL[mode]
-        model = unsaturated(model) if mode == "plain" else model  # in fused, PRECISE does it
+        model = unsaturated(model)  # in fused, PRECISE does it only for operators that onnxruntime's optimizations made
         try:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -225,7 +225,7 @@ def unsaturated(model: onnx.ModelProto) -> onnx.ModelProto:
     Kernels for unsigned activations and signed weights saturate pairs of products on x86 without VNNI, which ONNX does
     not say; those for unsigned weights are exact.
     """
-    constants = {i.name: i for i in model.graph.initializer}
+    constants = _constants(model)
     signed = [
         n
         for n in model.graph.node
@@ -235,7 +235,6 @@ def unsaturated(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    constants = {i.name: i for i in result.graph.initializer}
     types = {i.name: i.data_type for i in constants.values()} | _element_types(model)
     for node in result.graph.node:
         weights, zero = WEIGHTS.get(node.op_type, (0, 0))
@@ -248,6 +247,41 @@ def unsaturated(model: onnx.ModelProto) -> onnx.ModelProto:
         node.input.extend([""] * (zero + 1 - len(node.input)))
         node.input[zero] = _shifted(result.graph, constants, given[1] or _none(result.graph, constants))
     return result
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers, and what integer operators are given by nodes that compute it of nothing but these (``Constant``)."""
+    constants = {i.name: i for i in model.graph.initializer}
+    known, makers = {"", *constants}, list[onnx.NodeProto]()
+    for node in model.graph.node:
+        if known.issuperset(node.input):
+            known.update(node.output)
+            makers.append(node)
+    wanted = {i for n in model.graph.node if n.op_type in OWN_KERNELS | WEIGHTS.keys() for i in n.input}
+    made = sorted((wanted & known) - {"", *constants})
+    return constants | dict(zip(made, _evaluated(model, makers, made), strict=True))
+
+
+def _evaluated(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: Sequence[str]
+) -> Iterator[onnx.TensorProto]:
+    """Results of nodes whose inputs are constants."""
+    if not names:
+        return
+    needed = set(names)
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    used = [n for n in nodes if needed.intersection(n.output)]
+    given = [i for i in model.graph.initializer if i.name in needed]
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
+    graph = onnx.helper.make_graph(used, "constants", [], outputs, given)
+    part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    options = _options()
+    options.graph_optimization_level = _LEVEL["plain"]
+    session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for name, value in zip(names, session.run(list(names), {}), strict=True):
+        yield onnx.numpy_helper.from_array(value, name)
 
 
 def _is_signed(tensor: onnx.TensorProto | None) -> bool:
@@ -307,6 +341,11 @@ class Kernel:
         return str(self.node.op_type)
 
     @property
+    def operands(self) -> tuple[int, ...]:
+        """Operands that are not constant, by their place; of kernels of layout (x, scale, zero point)* ..."""
+        return tuple(k for k in range((len(self.node.input) - 2) // 3) if self.node.input[3 * k] not in self.constants)
+
+    @property
     def bias(self) -> np.ndarray | None:
         """The integer bias of a linear layer; onnxruntime may have made it of a floating-point one."""
         index = {"QLinearConv": 8, "QGemm": 6}.get(self.op, -1)
@@ -322,7 +361,8 @@ class Kernel:
         """Whether the kernel's activation scales are the file's: onnxruntime also merges quantizers in a row."""
         zero = ZERO_INPUT.get(self.op, 0)
         first = 3 if self.op == "QLinearConcat" else 1
-        own = [self._scale(first + 3 * k) for k in range(len(inputs))]
+        moving = range(len(inputs)) if self.op not in ("QLinearAdd", "QLinearMul") else self.operands
+        own = [self._scale(first + 3 * k) for k in moving]
         return [*own, self._scale(zero - 1)] == [float(np.float32(s)) for s in (*inputs, output)]
 
     @property
@@ -348,14 +388,14 @@ class Kernel:
     def __call__(self, codes: Sequence[np.ndarray], zeros: Sequence[int], zero: int) -> np.ndarray:
         """Run a kernel of layout (x, scale, zero point)* , scale, zero point on codes with the file's zero points.
 
-        Pads of a pool are left out: the codes are whole windows.
+        Codes and zero points are those of `operands`. Pads of a pool are left out: the codes are whole windows.
         """
         feeds = {}
-        for k, (x, own) in enumerate(zip(codes, zeros, strict=True)):
+        for k, x, own in zip(self.operands, codes, zeros, strict=True):
             shift = self.zero(3 * k + 2) - own
             feeds[f"x{k}"] = (x + shift).astype(self.constants[self.node.input[3 * k + 2]].dtype)
         result = self._session(feeds)["y"].astype(np.int64)
-        return result - (self.zero(3 * len(codes) + 1) - zero)
+        return result - (self.zero(ZERO_INPUT[self.op]) - zero)
 
     def part(self, index: int, codes: np.ndarray, own: int, zero: int) -> np.ndarray:
         """What QLinearConcat makes of codes of one branch, with the file's zero points of branch and output."""
@@ -381,18 +421,17 @@ class Kernel:
         del node.attribute[:]
         node.attribute.extend(kept)
         node.output[0] = "y"
-        count = (len(node.input) - 2) // 3
-        kinds = [helper.np_dtype_to_tensor_dtype(self.constants[node.input[3 * k + 2]].dtype) for k in range(count)]
-        for k in range(count):
+        kinds = [helper.np_dtype_to_tensor_dtype(self.constants[node.input[3 * k + 2]].dtype) for k in self.operands]
+        for k in self.operands:
             node.input[3 * k] = f"x{k}"
-        y_kind = helper.np_dtype_to_tensor_dtype(self.constants[node.input[3 * count + 1]].dtype)
+        y_kind = helper.np_dtype_to_tensor_dtype(self.constants[node.input[ZERO_INPUT[self.op]]].dtype)
         used = [
             onnx.numpy_helper.from_array(self.constants[i], i) for i in dict.fromkeys(node.input) if i in self.constants
         ]
         graph = helper.make_graph(
             [node],
             "kernel",
-            [helper.make_tensor_value_info(f"x{k}", kind, None) for k, kind in enumerate(kinds)],
+            [helper.make_tensor_value_info(f"x{k}", kind, None) for k, kind in zip(self.operands, kinds, strict=True)],
             [helper.make_tensor_value_info("y", y_kind, None)],
             used,
         )
@@ -509,11 +548,11 @@ def kernels(model: onnx.ModelProto, mode: Mode) -> dict[str, Kernel]:
     ModelError
         onnxruntime cannot optimize the model.
     """
-    graph = optimized(unsigned(model)).graph if mode == "fused" else model.graph
-    constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    whole = optimized(unsigned(model)) if mode == "fused" else model
+    constants = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in _constants(whole).items()}
     return {
         node.name: Kernel(node, {i: constants[i] for i in node.input if i in constants})
-        for node in graph.node
+        for node in whole.graph.node
         if node.name and (mode == "fused" or node.op_type in OWN_KERNELS)
     }
 

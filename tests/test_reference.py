@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tcompile import reference
 from tcompile.errors import ModelError
@@ -71,3 +72,26 @@ def test_version_is_that_of_the_installed_package():
 def test_integer_kernels_sum_the_largest_codes_exactly_on_every_processor():
     """Also on x86 processors without VNNI, whose kernels for signed weights saturate."""
     assert not reference.saturates()
+
+
+@pytest.mark.parametrize("mode", ["plain", "fused"])
+@pytest.mark.parametrize("op_type, domain", [
+    ("QLinearMatMul", ""), ("QLinearConv", ""), ("QLinearConv", "com.microsoft"), ("QGemm", "com.microsoft"),
+])  # fmt: skip
+def test_integer_operators_of_the_file_sum_the_largest_codes_exactly(mode, op_type, domain):
+    size = 64
+    shape, wide = ((1, size, 1, 1), (1, size, 1, 1)) if op_type == "QLinearConv" else ((1, size), (size, 1))
+    constants = {
+        "w": np.full(wide, 127, np.int8), "s": np.float32(1), "z": np.uint8(0), "wz": np.int8(0), "ys": np.float32(20000),
+    }  # fmt: skip
+    inputs = ["x", "s", "z", "w", "s", "wz", *([""] if op_type == "QGemm" else []), "ys", "z"]
+    graph = helper.make_graph(
+        [helper.make_node(op_type, inputs, ["y"], domain=domain)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    whole = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    y = reference.run(whole, {"x": np.full(shape, 255, np.uint8)}, mode)["y"]
+    assert y.ravel().tolist() == [round(255 * 127 * size / 20000)]
