@@ -372,9 +372,11 @@ def _mode(source: onnx.ModelProto, real: Graph, options: BuildOptions) -> tuple[
 
 
 def _doubts(real: Graph, lowered: Lowered, mode: Mode, kernels: Mapping[str, Kernel]) -> tuple[str, ...]:
-    """In fused mode: operations of float layers that onnxruntime's optimizations replaced or removed."""
+    """Integer kernels that are not reproduced; in fused mode also operations of float layers that the optimizations replaced."""
     if mode == "plain":
-        return ()
+        return tuple(
+            f"onnxruntime's integer kernel for {printable(n)} may round in another way" for n in lowered.doubts
+        )
     host = [n for n in real if isinstance(n, R.Linear) and _where(lowered, n) == "host before"]
     owner: dict[str, str] = {}  # linear layer that onnxruntime leaves in floating point, by value
     moved = []

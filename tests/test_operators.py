@@ -198,3 +198,68 @@ def test_weights_that_are_computed_are_refused(tmp_path):
     node = helper.make_node("QLinearMatMul", ["x", "xs", "xz", "x", "xs", "xz", "ys", "yz"], ["y"], "matmul")
     with pytest.raises(ModelError, match="multiplies two unknowns"):
         compiled(qoperators([node], constants, (4, 4), TensorProto.UINT8), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["plain", "fused"])
+@pytest.mark.parametrize("op_type", ["QLinearAdd", "QLinearMul"])
+@pytest.mark.parametrize("shape", [(), (2, 1, 1)], ids=["one", "per-channel"])
+@pytest.mark.parametrize("first", [False, True])
+def test_operators_on_codes_and_a_constant(tmp_path, mode, op_type, shape, first):
+    """The constant has the scale of the codes; sums and products lie on ties, which the kernel rounds in its own way."""
+    constants = {
+        **parameters(x=(0.0625, 120), c=(0.0625, 145), y=(0.25, 41)), "c": np.resize(np.array([46, 201], np.uint8), shape),
+    }  # fmt: skip
+    operands = [["x", "xs", "xz"], ["c", "cs", "cz"]]
+    inputs = [i for operand in (operands[::-1] if first else operands) for i in operand]
+    node = helper.make_node(op_type, [*inputs, "ys", "yz"], ["y"], "n", domain="com.microsoft")
+    equal_on_all_codes(qoperators([node], constants, (1, 2, 16, 16), TensorProto.UINT8), tmp_path, mode)
+
+
+@pytest.mark.parametrize("mode", ["plain", "fused"])
+@pytest.mark.parametrize("op_type", ["QLinearAdd", "QLinearMul"])
+def test_operators_on_codes_twice(tmp_path, mode, op_type):
+    constants = parameters(x=(0.09472656, 13), y=(0.44865608, 237))
+    node = helper.make_node(op_type, ["x", "xs", "xz", "x", "xs", "xz", "ys", "yz"], ["y"], "n", domain="com.microsoft")
+    equal_on_all_codes(qoperators([node], constants, (1, 2, 16, 16), TensorProto.UINT8), tmp_path, mode)
+
+
+def test_a_constant_is_added_by_a_kernel_of_the_optimized_graph(tmp_path):
+    constants = {**parameters(x=(0.03, 100), c=(0.03, 100), y=(0.06, 90)), "c": np.uint8(177)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "xs", "xz"], ["a"], "left"),
+        helper.make_node("DequantizeLinear", ["c", "cs", "cz"], ["b"], "right"),
+        helper.make_node("Add", ["a", "b"], ["s"], "sum"),
+        helper.make_node("QuantizeLinear", ["s", "ys", "yz"], ["y"], "quantizer"),
+    ]
+    equal_on_all_codes(qoperators(nodes, constants, (1, 2, 16, 16), TensorProto.UINT8), tmp_path, "fused")
+
+
+def equal_on_all_codes(model, tmp_path, mode):
+    """Every code of every channel gives onnxruntime's integer, and that is proved."""
+    result = compiled(model, tmp_path, reference=mode)
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    found = verify(result.network, {"x": np.stack([codes, codes.T])[None, None]}, other=False)
+    assert found.mismatches == 0
+    assert result.report["exactness"]["verdict"] == "proved"
+
+
+@pytest.mark.parametrize("name", ["x", "w", "b"])
+@pytest.mark.parametrize("op_type", ["Identity", "Constant"])
+def test_parameters_of_kernels_may_be_computed_of_constants(tmp_path, name, op_type):
+    """As exporters write them; the bias is the kernel's, and kernels of signed weights must not saturate."""
+    rng = np.random.default_rng(0)
+    constants = {
+        **parameters(x=(0.03, 100), y=(0.2, 128)), **parameters(np.int8, w=(0.01, 0)),
+        "w": rng.integers(-128, 128, (4, 4, 3, 3)).astype(np.int8), "b": rng.integers(-3000, 3000, 4).astype(np.int32),
+    }  # fmt: skip
+    given = name if name in constants else f"{name}s"
+    value = constants.pop(given)
+    if op_type == "Identity":
+        constants["given"] = value
+        made = helper.make_node("Identity", ["given"], [given], "maker")
+    else:
+        made = helper.make_node("Constant", [], [given], "maker", value=numpy_helper.from_array(np.asarray(value)))
+    inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
+    nodes = [made, helper.make_node("QLinearConv", inputs, ["y"], "conv", pads=[1] * 4)]
+    result = verified(qoperators(nodes, constants, (1, 4, 6, 6), TensorProto.UINT8), tmp_path)
+    assert result.report["exactness"]["verdict"] == "proved"

@@ -31,6 +31,7 @@ from tcompile.lowering.lifted import (
     IntegerKernelStart,
     KernelStart,
     Lifted,
+    OperatorStart,
     PairStart,
     PoolStart,
     RelaidStart,
@@ -152,7 +153,7 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
     start = lifted.start
     if _unsteady(lifted):
         return Entry(layer, "assumed", count, max(1, count))
-    if isinstance(start, IntegerKernelStart | TableStart) or (
+    if isinstance(start, IntegerKernelStart | TableStart | OperatorStart) or (
         isinstance(start, KernelStart) and isinstance(start.inner, PairStart)
     ):
         return Entry(layer, "kernel", count, 0)
@@ -205,7 +206,7 @@ def _safe(start: Start) -> bool:
         return _pool(start, "", 0).method == "exact"
     if isinstance(start, ConcatStart):
         return all(_safe(part.start) for part in start.parts)
-    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart, TableStart))
+    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart, OperatorStart, TableStart))
 
 
 def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None, steps: Steps | None = None) -> Entry:

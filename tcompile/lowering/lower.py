@@ -217,9 +217,6 @@ class _Lowering(Builder):
     def _elementwise(self, node: R.RealNode) -> State:
         sources = [s for i in dict.fromkeys(node.uses) if isinstance(s := self.states[i], Lifted)]
         first = sources[0]
-        kernel = self.kernels.get(node_name(node))
-        if kernel is not None and kernel.op == "QLinearAdd" and len(node.uses) == 2 and len(sources) <= 2:
-            return self._pair(node, first, sources[-1])
         if all(s.start is first.start for s in sources):
             self.place(node, "accelerator", "requantizer")
             try:
