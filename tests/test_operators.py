@@ -263,3 +263,25 @@ def test_parameters_of_kernels_may_be_computed_of_constants(tmp_path, name, op_t
     nodes = [made, helper.make_node("QLinearConv", inputs, ["y"], "conv", pads=[1] * 4)]
     result = verified(qoperators(nodes, constants, (1, 4, 6, 6), TensorProto.UINT8), tmp_path)
     assert result.report["exactness"]["verdict"] == "proved"
+
+
+@pytest.mark.parametrize("values", [{"auto_pad": "SAME_UPPER"}, {"pads": [1] * 4}, {"channels_last": 0}])
+def test_convolutions_of_onnxruntimes_own_domain(tmp_path, values):
+    rng = np.random.default_rng(0)
+    constants = {
+        **parameters(x=(0.03, 100), y=(0.2, 128)), **parameters(np.int8, w=(0.01, 0)),
+        "w": rng.integers(-128, 128, (4, 4, 3, 3)).astype(np.int8),
+    }  # fmt: skip
+    inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"]
+    node = helper.make_node("QLinearConv", inputs, ["y"], "conv", domain="com.microsoft", **values)
+    verified(qoperators([node], constants, (1, 4, 6, 6), TensorProto.UINT8), tmp_path)
+
+
+def test_convolutions_of_channels_behind_are_refused(tmp_path):
+    constants = {
+        **parameters(x=(0.03, 100), y=(0.2, 128)), **parameters(np.int8, w=(0.01, 0)), "w": np.ones((4, 4, 3, 3), np.int8),
+    }  # fmt: skip
+    inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"]
+    node = helper.make_node("QLinearConv", inputs, ["y"], "conv", domain="com.microsoft", channels_last=1)
+    with pytest.raises(ModelError, match="must be axis 1"):
+        compiled(qoperators([node], constants, (1, 4, 4, 4), TensorProto.UINT8), tmp_path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from tcompile.frontend.modernize import windowed
 from tcompile.frontend.parts import Context, Parts, Rule
 from tcompile.frontend.protos import MICROSOFT, attributes
 
@@ -72,12 +73,19 @@ def _bias(parts: Parts, index: int, x_scale: np.ndarray, w_scale: np.ndarray) ->
     return [_dequantized(parts, name, unit, None, 0, "bias", known=True)]
 
 
+def _channels_first(parts: Parts) -> None:
+    if parts.integer("channels_last", 0):
+        raise parts.refused("its channels must be axis 1, not the last one", "export it with channels first")
+
+
 def _conv(node: NodeProto, context: Context) -> list[NodeProto]:
     """QLinearConv(x, w, bias): weights per output channel."""
     parts = Parts(node, context)
+    _channels_first(parts)
+    (node,) = windowed(node, context)  # of onnxruntime's own domain it has not been
     x, x_scale = _operand(parts, 0, "input")
     w, w_scale = _operand(parts, 3, "weights", known=True)
-    values = {k: v for k, v in attributes(node).items() if k != "auto_pad"}
+    values = {k: v for k, v in attributes(node).items() if k not in ("auto_pad", "channels_last")}
     y = parts.add("Conv", [x, w, *_bias(parts, 8, x_scale, w_scale)], main=True, **values)
     return _quantized(parts, y, 6)
 
@@ -128,8 +136,7 @@ def _pool(op_type: str, *kept: str) -> Rule:
 
     def rule(node: NodeProto, context: Context) -> list[NodeProto]:
         parts = Parts(node, context)
-        if parts.integer("channels_last", 0):
-            raise parts.refused("its channels must be axis 1, not the last one", "export it with channels first")
+        _channels_first(parts)
         return inner(node, context)
 
     rule.__doc__ = inner.__doc__
