@@ -54,6 +54,19 @@ def test_depth_to_space_wrong():
         normalize(model("DepthToSpace", (1, 6, 3, 2), blocksize=2))
 
 
+@pytest.mark.parametrize("axis", [-4, 3])
+def test_axes_that_are_not_there(axis):
+    with pytest.raises(ModelError, match="an axis from -3 to 2"):
+        normalize(model("Gather", (1, 2, 3), [[0]], axis=axis))
+    with pytest.raises(ModelError, match="an axis from -3 to 2"):
+        normalize(model("ReduceMax", (1, 2, 3), [[axis]]))
+
+
+def test_averages_over_more_than_there_is():
+    with pytest.raises(ModelError, match="do not fit"):
+        normalize(model("AveragePool", (1, 2, 6, 6), kernel_shape=[7, 7], ceil_mode=1))
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_space_to_depth(size):
     decomposed(model("SpaceToDepth", (1, 2, 3 * size, 2 * size), blocksize=size))

@@ -120,6 +120,14 @@ def test_trunc_wrong(constants):
     assert "it must" in refused(operator("Trunc", constants, X.shape, GENERAL, rounding_mode="FLOOR"))
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_trunc_to_a_scale_that_is_none(scale):
+    constants = {"s": 1, "z": 0, "i": 8, "t": scale, "o": 4}
+    assert "above 0" in refused(
+        operator("Trunc", constants, X.shape, GENERAL, 2, rounding_mode="FLOOR", signed=1, narrow=0)
+    )
+
+
 def test_average_pool_of_integers_equals_the_executor():
     x = np.random.default_rng(0).integers(0, 16, (1, 3, 6, 6)).astype(np.float32)
     model = operator(

@@ -92,13 +92,21 @@ def _gather(node: NodeProto, context: Context) -> list[NodeProto]:
     indices = context.constant(node.input[1])
     if context.constant(node.input[0]) is not None or indices is None:
         return [node]
-    axis, size = parts.integer("axis", 0) % len(shape), shape[parts.integer("axis", 0)]
+    axis = _axis(parts, parts.integer("axis", 0), len(shape))
+    size = shape[axis]
     if indices.size < 1 or indices.min() < -size or indices.max() >= size:
         raise parts.misfit(f"its indices must be from {-size} to {size - 1}")
     x = _picked(parts, node.input[0], shape, axis, [int(k) % size for k in indices.ravel()])
     return parts.done(
         x if indices.ndim == 1 else parts.reshaped(x, (*shape[:axis], *indices.shape, *shape[axis + 1 :]))
     )
+
+
+def _axis(parts: Parts, axis: int, rank: int) -> int:
+    """An axis, counted from the first."""
+    if not -rank <= axis < rank:
+        raise parts.misfit(f"it must have an axis from {-rank} to {rank - 1}, not {axis}")
+    return axis % rank
 
 
 def _picked(parts: Parts, x: str, shape: Sequence[int], axis: int, indices: Sequence[int]) -> str:
@@ -247,7 +255,7 @@ def _reduce_max(node: NodeProto, context: Context) -> list[NodeProto]:
     if not given.size and parts.integer("noop_with_empty_axes", 0):
         return parts.done(node.input[0])
     given = given if given.size else np.arange(len(shape))
-    axes = sorted({int(a) % len(shape) for a in given})
+    axes = sorted({_axis(parts, int(a), len(shape)) for a in given})
     if len(shape) < 3 or not axes or axes[0] < 2:
         raise parts.refused(
             f"it must take the largest over positions (axes from 2 on), not over axes {axes} of {shape}"
@@ -344,6 +352,8 @@ def _average(node: NodeProto, context: Context) -> list[NodeProto]:
         return [node]
     parts = Parts(node, context)
     regions = [_regions(shape[2 + k], values, k, counted) for k in range(len(shape) - 2)]
+    if not all(regions):
+        raise parts.misfit(f"windows of {values['kernel_shape']} do not fit {shape[2:]} positions")
     if all(len(r) == 1 for r in regions) and not any(values["pads"]):
         return [_without_ceil(node)]
     if prod(map(len, regions)) > MOST_PIECES:
@@ -378,7 +388,7 @@ def _regions(size: int, values: dict[str, object], k: int, counted: bool) -> lis
         taps = [k_out * stride + t * step for t in range(kernel)]
         inside = [t for t in taps if low <= t < high]
         found.append((inside[0] - low, len(inside)) if inside else (0, 0))
-    regions = []
+    regions: list[Region] = []
     for taps_in, run in groupby(found, key=lambda f: f[1]):
         starts = [f[0] for f in run]
         for first, count in _spaced(starts, stride):

@@ -262,6 +262,8 @@ def _trunc(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     found = [float(_parameter(node, 3 + k, what, graph).reshape(-1)[0]) for k, what in enumerate(names)]
     bits, signed = int(found[-1]), bool(values.get("signed", 1))
     older = len(node.input) == 5
+    if not older and found[1] <= 0:
+        raise refuse(node, f"it must have an output scale above 0, not {found[1]:g}")
     dropped = int(found[0] - found[1]) if older else int(np.round(np.log2(found[1] / float(scaling.scale))))
     zero = int(scaling.zero)
     if (
