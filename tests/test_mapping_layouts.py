@@ -14,6 +14,7 @@ from tcompile.ir import integer as I
 from tcompile.ir.graph import IntType
 from tcompile.ir.interpret import apply
 from tcompile.ir.requantizers import Table
+from tcompile.mapping.converters import _period
 from tcompile.mapping.layout import Layout, channels_last
 from tcompile.mapping.layouts import canonical_axis, layouts, usual
 from tests.networks import Builder
@@ -190,3 +191,11 @@ def test_sums_come_in_the_order_of_the_layer():
     y = b.dense(x, np.ones((4, 3), int))
     assert isinstance(b.nodes[-1], I.Dense)
     assert layouts(b.graph(y))[y].is_like(channels_last((1, 2, 4), 2))
+
+
+@pytest.mark.parametrize("order, period", [
+    ([0], 1), ([0, 1, 2, 3], 1), ([1, 0, 3, 2], 2), ([1, 0, 2, 3], 4), ([3, 2, 1, 0], 4), ([0, 2, 1, 3, 4, 6, 5, 7], 4),
+    ([2, 0, 1, 5, 3, 4], 3), ([1, 0, 2, 4, 3, 5, 6, 7], 8),
+])  # fmt: skip
+def test_a_reorder_holds_no_more_than_what_changes_places(order, period):
+    assert _period(np.array(order)) == period

@@ -95,13 +95,26 @@ def brought(bus: Bus, have: Layout, want: Layout | None, lanes: int | None = Non
 
 
 def _reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
-    """The same elements in another order, one per beat, through a memory of two frames."""
+    """The same elements in another order, one per beat, through a memory of two of its periods (a frame at most)."""
     steps = list(folded(bus, have, 1))
     yield from steps
     place_of = np.empty(len(have.order), np.int64)
     place_of[have.order] = np.arange(len(have.order))
-    order = tuple(int(k) for k in place_of[want.order])
-    yield Step(Reorder(_last(bus, steps), len(order)), "reorder", len(order), want, {"order": order})
+    order = place_of[want.order]
+    period = _period(order)
+    words = tuple(int(k) for k in order[:period])
+    yield Step(Reorder(_last(bus, steps), period), "reorder", len(order), want, {"order": words})
+
+
+def _period(order: np.ndarray) -> int:
+    """Fewest elements that change places among themselves only, and those behind them in the same way."""
+    count = len(order)
+    ends = 1 + np.flatnonzero(np.maximum.accumulate(order) == np.arange(count))  # nothing crosses these
+    places = np.arange(count)
+    for size in (int(n) for n in ends if count % n == 0):
+        if np.array_equal(order, places // size * size + order[places % size]):
+            return size
+    return count
 
 
 def _bordered(
