@@ -102,6 +102,8 @@ def _reordered(bus: Bus, have: Layout, want: Layout) -> Iterator[Step]:
     place_of[have.order] = np.arange(len(have.order))
     order = place_of[want.order]
     period = _period(order)
+    if period == 1:  # the same elements one by one; only what stands together in a beat differs
+        return
     words = tuple(int(k) for k in order[:period])
     yield Step(Reorder(_last(bus, steps), period), "reorder", len(order), want, {"order": words})
 

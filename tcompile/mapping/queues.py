@@ -84,7 +84,7 @@ def _shorter_branches(design: Design) -> list[str]:
     graph.add_edges_from((i.name, consumers[s]) for i in design.instances for s in i.outputs if s in consumers)
     way: dict[str, Fraction] = {}
     for name in reversed(list(nx.topological_sort(graph))):
-        way[name] = _delay(by_name[name].block) + max((way[n] for n in graph.successors(name)), default=Fraction(0))
+        way[name] = _delay(design, by_name[name]) + max((way[n] for n in graph.successors(name)), default=Fraction(0))
     shorter = []
     for instance in design.instances:
         queues = [consumers[s] for s in instance.outputs if isinstance(by_name[consumers[s]].block, Fifo)]
@@ -94,8 +94,9 @@ def _shorter_branches(design: Design) -> list[str]:
     return shorter
 
 
-def _delay(block: object) -> Fraction:
+def _delay(design: Design, instance: Instance) -> Fraction:
     """Frames that a block must have seen before its first output; a trifle for those that need one beat."""
+    block = instance.block
     if isinstance(block, Reorder):
-        return Fraction(1)
+        return Fraction(block.beats, design.streams[instance.outputs[0]].beats)
     return Fraction(block.span, block.frame_words) if isinstance(block, (Engine, Window)) else Fraction(1, 10**6)
