@@ -196,3 +196,18 @@ def test_average_pool(given):
     """Sums of integers are exact, so that one division rounds on both sides alike."""
     kinds = decomposed(given)
     assert kinds.count("AveragePool") >= 1
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"kernel_shape": [2, 2]}, "is not that of its weights"), ({"pads": [4, 4, 4, 4]}, "leave nothing of its output"),
+    ({"strides": [0, 1]}, "do not fit 2 axes"),
+])  # fmt: skip
+def test_conv_transpose_wrong(values, said):
+    weight = np.ones((2, 3, 3, 3), np.float32)
+    with pytest.raises(ModelError, match=said):
+        normalize(model("ConvTranspose", (1, 2, 4, 3), [weight], **values))
+
+
+def test_tile_wrong():
+    with pytest.raises(ModelError, match="one repeat for each of 3 axes"):
+        normalize(model("Tile", (1, 3, 2), [np.asarray([1, 2], np.int64)]))

@@ -206,7 +206,10 @@ def _tile(node: NodeProto, context: Context) -> list[NodeProto]:
     parts = Parts(node, context)
     if context.constant(node.input[0]) is not None:
         return [node]
-    return parts.done(_repeated(parts, node.input[0], [int(k) for k in parts.known(1, "repeats")]))
+    times, rank = [int(k) for k in parts.known(1, "repeats").ravel()], len(context.shape(node.input[0]))
+    if len(times) != rank:
+        raise parts.misfit(f"it must have one repeat for each of {rank} axes, not {len(times)}")
+    return parts.done(_repeated(parts, node.input[0], times))
 
 
 def _repeated(parts: Parts, x: str, times: Sequence[int]) -> str:
@@ -276,6 +279,9 @@ def _conv_transpose(node: NodeProto, context: Context) -> list[NodeProto]:
     if rank < 1 or len(weight) != len(shape) or group < 1 or weight[0] != shape[1] or shape[1] % group:
         raise parts.misfit(f"weights of shape {weight} in {group} groups do not fit {shape}")
     kernel = weight[2:]
+    told = tuple(attributes(node).get("kernel_shape") or kernel)
+    if told != kernel:
+        raise parts.misfit(f"its kernel_shape {told} is not that of its weights, {kernel}")
     strides, dilations, extra, pads = _transposed_window(parts, shape[2:], kernel)
     x = _spread(parts, node.input[0], shape, strides)
     begins = [d * (k - 1) - p for d, k, p in zip(dilations, kernel, pads[:rank], strict=True)]
@@ -312,6 +318,12 @@ def _transposed_window(
             total = (size[k] - 1) * strides[k] + extra[k] + (kernel[k] - 1) * dilations[k] + 1 - length
             half = total // 2 if mode == "SAME_UPPER" else total - total // 2
             pads[k], pads[rank + k] = half, total - half
+    sizes = [
+        (n - 1) * s + (k - 1) * d + 1 + e - a - b
+        for n, s, k, d, e, a, b in zip(size, strides, kernel, dilations, extra, pads[:rank], pads[rank:], strict=True)
+    ]
+    if min(sizes) < 1:
+        raise parts.misfit(f"its pads {pads} leave nothing of its output, {sizes}")
     return strides, dilations, extra, pads
 
 
