@@ -17,7 +17,7 @@ DA4ML := .venv-da4ml/.installed-0.6.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate fuzz clean
+.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate fuzz fuzz-files clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ mutate: $(STAMP) ## plant faults in the compiler and the gateware; how many do t
 fuzz: $(STAMP) ## COUNT random networks from SEED on, compiled and compared with onnxruntime; a tenth of them in hardware too
 	@$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS) --keep build/fuzz
 	@$(BIN)/python -m tests.fuzz --count $$(( ($(COUNT) + 9) / 10 )) --seed $(SEED) --jobs $(JOBS) --keep build/fuzz --hardware
+
+fuzz-files: $(STAMP) ## COUNT ONNX files spoilt at random from SEED on: each must be compiled or refused, with nothing half written
+	@$(BIN)/python -m tests.mutated --count $(COUNT) --seed $(SEED) --keep build/fuzz-files
 
 clean: ## remove what was built; .venv stays
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -189,6 +189,13 @@ def _refuse_illegal(real: Graph) -> None:
         raise ModelError(
             [replace(p, code="invalid-graph", where=p.where[1:] or p.where) for p in error.problems]
         ) from error
+    quantizers = (*real.all(R.QuantizeLinear), *real.all(R.DequantizeLinear))
+    computed = [n for n in quantizers if not all(isinstance(real[i], R.Const) for i in n.inputs[1:] if i)]
+    if computed:
+        name = printable(computed[0].origin.names[-1])
+        message = f"scales and zero points must be constant; {name} has one that is computed or an input"
+        where = tuple(n.origin.names[-1] for n in computed)
+        raise ModelError(Problem("not-constant", message, where, "quantize statically"))
     scales = [(n, real[n.inputs[1]]) for n in real.all(R.QuantizeLinear)]
     wrong = [n.origin.names[-1] for n, s in scales if isinstance(s, R.Const) and not (s.value.array > 0).all()]
     if wrong:

@@ -191,7 +191,9 @@ def _random(
     given = [constants[name].astype(np.float64) for name in quantizer.input[1:] if name]
     scale, zero = (p.reshape(along if p.size > 1 else ()) for p in (*given, np.zeros(()))[:2])
     low, high = _codes(quantizer, constants)
-    return np.asarray(generator.uniform((low - zero - 0.5) * scale, (high - zero + 0.5) * scale, shape), dtype)
+    drawn = generator.uniform((low - zero - 0.5) * scale, (high - zero + 0.5) * scale, shape)
+    limit = float(np.finfo(dtype).max)  # a large scale reaches further
+    return np.asarray(drawn.clip(-limit, limit), dtype)
 
 
 def _codes(quantizer: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> tuple[int, int]:

@@ -19,9 +19,15 @@ from tcompile.frontend.parts import Context, Parts, Rule
 from tcompile.frontend.protos import CHANNELS_LAST, attributes
 from tcompile.frontend.qoperator import RULES as QOPERATOR
 
-__all__ = ["decomposed"]
+__all__ = ["decomposed", "is_decomposed"]
 
 MOST_PIECES = 256  # that a value is put together from
+LONGEST_WINDOW = 1 << 16  # elements along an axis of an average, padding included
+
+
+def is_decomposed(node: NodeProto) -> bool:
+    """Tell whether a node has a rule here."""
+    return (node.domain, node.op_type) in RULES
 
 
 def decomposed(node: NodeProto, context: Context) -> Iterator[NodeProto]:
@@ -173,12 +179,16 @@ def _neighbours(parts: Parts, axis: int, size: int) -> list[int]:
     whole = parts.constant("indices", np.broadcast_to(line, shape), np.float32)
     probe.input[0] = whole
     found = np.moveaxis(parts.context.evaluated(probe), axis, 0)
+    if not found.size:
+        raise parts.misfit(f"it must leave elements, and gives shape {found.shape}")
     return [int(k) for k in found.reshape(len(found), -1)[:, 0]]
 
 
 def _channels_first(node: NodeProto, context: Context) -> list[NodeProto]:
     """An operator whose channels are the last axis (QONNX), between transpositions."""
     parts, rank = Parts(node, context), len(context.shape(node.input[0]))
+    if rank < (2 if node.op_type == "BatchNormalization" else 3):
+        raise parts.misfit(f"it must have axes between batch and channels, not shape {context.shape(node.input[0])}")
     forward, back = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
     count = 2 if node.op_type == "Conv" else 1  # of inputs that are turned: weights of a convolution, too
     inputs = [parts.add("Transpose", [name], perm=forward) for name in node.input[:count]] + list(node.input[count:])
@@ -195,7 +205,11 @@ def _expand(node: NodeProto, context: Context) -> list[NodeProto]:
     parts, shape = Parts(node, context), context.shape(node.input[0])
     if context.constant(node.input[0]) is not None:
         return [node]
-    wanted = np.broadcast_shapes(shape, tuple(int(k) for k in parts.known(1, "shape")))
+    given = tuple(int(k) for k in parts.known(1, "shape").ravel())
+    try:
+        wanted = np.broadcast_shapes(shape, given)
+    except ValueError:
+        raise parts.misfit(f"a value of shape {shape} does not fit shape {given}") from None
     whole = (1,) * (len(wanted) - len(shape)) + shape
     x = node.input[0] if whole == shape else parts.reshaped(node.input[0], whole)
     return parts.done(_repeated(parts, x, [b if a == 1 else 1 for a, b in zip(whole, wanted, strict=True)]))
@@ -363,6 +377,9 @@ def _average(node: NodeProto, context: Context) -> list[NodeProto]:
     if not values.get("ceil_mode", 0) and (counted or not any(values["pads"])):
         return [node]
     parts = Parts(node, context)
+    longest = max(*values["kernel_shape"], *values["pads"])
+    if longest > LONGEST_WINDOW:
+        raise parts.refused(f"its windows and pads must be at most {LONGEST_WINDOW} elements, not {longest}")
     regions = [_regions(shape[2 + k], values, k, counted) for k in range(len(shape) - 2)]
     if not all(regions):
         raise parts.misfit(f"windows of {values['kernel_shape']} do not fit {shape[2:]} positions")

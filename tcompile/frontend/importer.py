@@ -203,9 +203,12 @@ class _Importer:
             pads[axis], pads[rank + axis] = given[k], given[len(axes) + k]
         if min(pads, default=0) < 0:
             raise _Refused("negative-pad", "a Pad must not crop", "use a Slice")
-        value = (
-            float(self._constant(inputs[2], "the value of a Pad").ravel()[0]) if len(inputs) > 2 and inputs[2] else 0.0
+        filled = (
+            self._constant(inputs[2], "the value of a Pad").ravel() if len(inputs) > 2 and inputs[2] else np.zeros(1)
         )
+        if filled.size != 1:
+            raise _Refused("invalid-onnx", f"the value of a Pad must be one number, not {filled.size}")
+        value = float(filled[0])
         return R.Pad(inputs=inputs[:1], pads=tuple(pads), value=value, **common)
 
     def _reduce(

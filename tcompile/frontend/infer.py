@@ -24,7 +24,7 @@ from tcompile.frontend.protos import (
     static_shape,
     tensor_type,
 )
-from tcompile.frontend.tensors import MAX_ELEMENTS
+from tcompile.frontend.tensors import MAX_ELEMENTS, MAX_RANK
 
 __all__ = ["check_static", "output_types"]
 
@@ -204,6 +204,9 @@ def check_static(node: NodeProto, types: Mapping[str, TypeProto]) -> Problem | N
         if shape is None:
             message = f"the shape of {printable(name)}, computed by {shown(node)}, depends on the data"
             return Problem("dynamic-shape", message, (node.name,), "export the network with constant shapes")
+        if len(shape) > MAX_RANK:
+            message = f"{printable(name)}, computed by {shown(node)}, must have at most {MAX_RANK} dimensions, not {len(shape)}"
+            return Problem("too-large", message, (node.name,))
         if elements(shape) > MAX_ELEMENTS:
             message = (
                 f"{printable(name)}, computed by {shown(node)}, must have at most 2^31 elements, not {elements(shape)}"

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from tcompile.errors import ModelError, Problem, printable
-from tcompile.frontend.decompose import decomposed
+from tcompile.frontend.decompose import decomposed, is_decomposed
 from tcompile.frontend.folding import Budget, can_be_evaluated, constant_value
 from tcompile.frontend.infer import check_static, output_types
 from tcompile.frontend.modernize import modernize
@@ -42,6 +42,7 @@ __all__ = ["Evaluate", "normalize"]
 
 Evaluate = Callable[[ModelProto, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
+_SELF_CHECKED = {"Gather", "ReduceMax", "AveragePool"}  # their rules say what does not fit
 _SMALL = 4096  # elements; larger constants are no shape arithmetic
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2}  # numpy has no such types
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -164,11 +165,23 @@ class _Walk:
                 self._set_constant(node.output[0], constant_value(node))
                 return
             for new in modernize(node, self):
+                self._refuse_misfit(new)
                 for part in decomposed(new, self):
                     self._place(part)
         except ModelError as error:
             self._problems.extend(error.problems)
             self._unknown.update(node.output)
+
+    def _refuse_misfit(self, node: NodeProto) -> None:
+        """Rules take nodes that fit their inputs; onnx's inference says what does not."""
+        if not is_decomposed(node):
+            return
+        if not node.domain and node.op_type not in _SELF_CHECKED:
+            output_types(node, self._types, self._small_constants(node))
+        source = self._resolve(node.input[0])
+        if source in self._types and 0 in self.shape(source) and self.constant(source) is None:
+            message = f"{shown(node)} must have an input with elements, not of shape {list(self.shape(source))}"
+            raise ModelError(Problem("empty-tensor", message, (node.name,)))
 
     def _place(self, node: NodeProto) -> None:
         if self._is_noop(node) and self._remove(node):

@@ -54,7 +54,8 @@ class Parts:
         """Append a node and return its output; the `main` one bears the name of the node that is replaced."""
         output = self.context.fresh(f"{self.node.output[0]}_{op_type}")
         name = self.node.name if main else self.context.fresh(f"{self.node.name}_{op_type}")
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name, **values))
+        given: dict[str, Any] = {k: v for k, v in values.items() if v not in ([], ())}  # an empty list has no type
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name, **given))
         return output
 
     def constant(self, what: str, value: Any, dtype: Any = np.int64) -> str:

@@ -94,7 +94,10 @@ def _parameter(node: NodeProto, index: int, what: str, graph: Surroundings) -> n
     name = node.input[index] if index < len(node.input) else ""
     if name not in graph.constants:
         raise refuse(node, f"its {what} must be a constant, but {printable(name)} is computed")
-    return to_array(graph.constants[name])
+    value = to_array(graph.constants[name])
+    if not np.isfinite(value).all():
+        raise refuse(node, f"its {what} must be finite numbers, not {value.reshape(-1)[:8].tolist()}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,10 @@ def _trunc(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     if scaling.axis is not None:
         raise refuse(node, "its scale and zero point must be of the whole tensor")
     names = ("input bits", "output bits") if len(node.input) == 5 else ("input bits", "output scale", "output bits")
-    found = [float(_parameter(node, 3 + k, what, graph).reshape(-1)[0]) for k, what in enumerate(names)]
+    given = [_parameter(node, 3 + k, what, graph).reshape(-1) for k, what in enumerate(names)]
+    if any(value.size != 1 for value in given):
+        raise refuse(node, f"its {' and '.join(names)} must be one number each")
+    found = [float(value[0]) for value in given]
     bits, signed = int(found[-1]), bool(values.get("signed", 1))
     older = len(node.input) == 5
     if not older and found[1] <= 0:
@@ -298,8 +304,10 @@ def _average(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     """Sums of windows of integers, less their low bits."""
     values = attributes(node)
     kernel, stride = int(values.get("kernel", 1)), int(values.get("stride", 1))
-    most = ((1 << int(values.get("ibits", 1))) - 1) * kernel * kernel
-    shift = max(most.bit_length() - int(values.get("obits", 1)), 0)
+    bits, kept = int(values.get("ibits", 1)), int(values.get("obits", 1))
+    if not (1 <= bits <= _MAX_BIAS_BITS and 1 <= kept <= _MAX_BIAS_BITS):
+        raise refuse(node, f"its ibits and obits must be 1 to {_MAX_BIAS_BITS}, not {bits} and {kept}")
+    shift = max((((1 << bits) - 1) * kernel * kernel).bit_length() - kept, 0)
     if values.get("data_layout", "NCHW") != "NCHW" or len(graph.shapes[node.input[0]]) != 4 or min(kernel, stride) < 1:
         raise refuse(node, "it must have an image of 4 axes, channels first")
     chain = Chain(node, graph, node.input[0])

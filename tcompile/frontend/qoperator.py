@@ -131,6 +131,20 @@ def _unary(op_type: str, *kept: str) -> Rule:
     return rule
 
 
+def _table(op_type: str, *kept: str) -> Rule:
+    inner = _unary(op_type, *kept)
+
+    def rule(node: NodeProto, context: Context) -> list[NodeProto]:
+        if len(node.input) < 5:
+            raise Parts(node, context).refused(
+                "its output must have a zero point: onnxruntime ends without", "give it one of 0"
+            )
+        return inner(node, context)
+
+    rule.__doc__ = inner.__doc__
+    return rule
+
+
 def _pool(op_type: str, *kept: str) -> Rule:
     inner = _unary(op_type, *kept)
 
@@ -148,6 +162,8 @@ def _concat(node: NodeProto, context: Context) -> list[NodeProto]:
     parts = Parts(node, context)
     if len(node.input) < 5 or len(node.input) % 3 != 2:
         raise parts.misfit(f"it must have 2 inputs and 3 more for each part, not {len(node.input)}")
+    if not all(node.input[4::3]):
+        raise parts.refused("each part must have a zero point: onnxruntime ends without", "give it one of 0")
     inputs = [_operand(parts, first, "input")[0] for first in range(2, len(node.input), 3)]
     return _quantized(parts, parts.add("Concat", inputs, main=True, axis=parts.integer("axis", 1)), 0)
 
@@ -188,8 +204,8 @@ RULES: dict[tuple[str, str], Rule] = {
     (MICROSOFT, "QLinearAdd"): _binary("Add"),
     (MICROSOFT, "QLinearMul"): _binary("Mul"),
     (MICROSOFT, "QLinearConcat"): _concat,
-    (MICROSOFT, "QLinearLeakyRelu"): _unary("LeakyRelu", "alpha"),
-    (MICROSOFT, "QLinearSigmoid"): _unary("Sigmoid"),
+    (MICROSOFT, "QLinearLeakyRelu"): _table("LeakyRelu", "alpha"),
+    (MICROSOFT, "QLinearSigmoid"): _table("Sigmoid"),
     (MICROSOFT, "QLinearSoftmax"): _unary("Softmax", "axis"),
     (MICROSOFT, "QLinearAveragePool"): _pool("AveragePool", *_WINDOW),
     (MICROSOFT, "QLinearGlobalAveragePool"): _pool("GlobalAveragePool"),

@@ -9,7 +9,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from tcompile.errors import Problem, printable
 from tcompile.frontend.protos import elements, graph_inputs, tensor_type
-from tcompile.frontend.tensors import MAX_ELEMENTS
+from tcompile.frontend.tensors import MAX_ELEMENTS, MAX_RANK
 
 __all__ = ["fix_input_shapes", "fixed_batches", "with_frame"]
 
@@ -53,7 +53,10 @@ def fix_input_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
             list(shapes[value.name]) if value.name in shapes else _resolved(value.name, dims, symbols, notes, problems)
         )
         if shape is not None:
-            if elements(shape) > MAX_ELEMENTS:
+            if len(shape) > MAX_RANK:
+                message = f"input {printable(value.name)} must have at most {MAX_RANK} dimensions, not {len(shape)}"
+                problems.append(Problem("too-large", message, (value.name,)))
+            elif elements(shape) > MAX_ELEMENTS:
                 found = "x".join(map(str, shape))
                 message = f"input {printable(value.name)} must have at most 2^31 elements, not {found}"
                 problems.append(Problem("too-large", message, (value.name,)))

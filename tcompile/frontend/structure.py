@@ -19,12 +19,14 @@ from tcompile.frontend.protos import (
     DEFAULT_DOMAINS,
     IR_VERSION,
     MICROSOFT,
+    OPSET,
     QONNX_DOMAINS,
     Names,
     excerpt,
     opset_of,
     shown,
 )
+from tcompile.frontend.tensors import MAX_RANK
 
 __all__ = [
     "OPSET_RANGE",
@@ -45,6 +47,18 @@ CHANNELS_LAST_OPS = ("Conv", "MaxPool", "BatchNormalization")
 _IR_RANGE = range(3, onnx.IR_VERSION + 1)
 _MAX_NODES = 100_000
 _SHOWN_NODES = 20
+_TYPES = {
+    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "perm", "axes"), onnx.AttributeProto.INTS),
+    **dict.fromkeys(("alpha", "beta", "epsilon", "momentum", "out_scale", "out_bias"), onnx.AttributeProto.FLOAT),
+    **dict.fromkeys(("auto_pad", "rounding_mode", "data_layout", "out_dtype", "activation"), onnx.AttributeProto.STRING),
+    **dict.fromkeys(
+        (
+            "axis", "group", "transA", "transB", "channels_last", "ceil_mode", "count_include_pad", "storage_order",
+            "signed", "narrow", "kernel", "stride", "ibits", "obits", "block_size", "output_dtype", "saturate",
+        ),
+        onnx.AttributeProto.INT,
+    ),
+}  # fmt: skip
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -181,6 +195,8 @@ def name_nodes(graph: GraphProto) -> None:
 def graph_problems(model: ModelProto) -> Iterator[Problem]:
     """Yield unknown operators, subgraphs, and values that are defined twice or not at all."""
     yield from _operator_problems(model)
+    yield from _axis_problems(model.graph)
+    yield from _foreign_problems(model.graph)
     yield from _definition_problems(model.graph)
 
 
@@ -196,6 +212,43 @@ def _operator_problems(model: ModelProto) -> Iterator[Problem]:
         message = f"{printable(op_type)}{origin} (node {printable(names[0])}) is not supported"
         more = f"; {len(names)} nodes use it" if len(names) > 1 else ""
         yield Problem("unsupported-op", message + more, tuple(names))
+
+
+def _axis_problems(graph: GraphProto) -> Iterator[Problem]:
+    """Axes that no tensor has; onnx's inference takes their low 32 bits."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "axis" and not -MAX_RANK <= attribute.i < MAX_RANK:
+                message = f"axis of {shown(node)} must be from {-MAX_RANK} to {MAX_RANK - 1}, not {attribute.i}"
+                yield Problem("invalid-onnx", message, (node.name,), "is the file damaged?")
+
+
+def _foreign_problems(graph: GraphProto) -> Iterator[Problem]:
+    """Nodes outside the default domain, which onnx's checker does not know: first input, output, attributes."""
+    hint = "is the file damaged?"
+    for node in graph.node:
+        if node.domain in DEFAULT_DOMAINS:
+            continue
+        for what, names in (("input", node.input), ("output", node.output)):
+            if not names or not names[0]:
+                yield Problem("invalid-onnx", f"{shown(node)} must have a first {what}", (node.name,), hint)
+        for attribute in node.attribute:
+            if (reason := _attribute_misfit(node, attribute)) is not None:
+                message = f"attribute {printable(attribute.name)} of {shown(node)} {reason}"
+                yield Problem("invalid-onnx", message, (node.name,), hint)
+
+
+def _attribute_misfit(node: NodeProto, attribute: onnx.AttributeProto) -> str | None:
+    kinds = onnx.AttributeProto.AttributeType
+    wanted = _TYPES.get(attribute.name)
+    if wanted is not None and attribute.type != wanted:
+        known = attribute.type in kinds.values()
+        return f"must be {kinds.Name(wanted)}, not {kinds.Name(attribute.type) if known else attribute.type}"
+    standard = node.domain == CHANNELS_LAST or node.op_type == "QLinearConv"
+    if standard and onnx.defs.has(node.op_type, OPSET, ""):
+        known = attribute.name in onnx.defs.get_schema(node.op_type, OPSET, "").attributes
+        return None if known else "must be one of the operator's own, and is none"
+    return None
 
 
 def _known(node: NodeProto, opset: int) -> bool:

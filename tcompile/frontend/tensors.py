@@ -10,9 +10,10 @@ from onnx import GraphProto, NodeProto, TensorProto
 from tcompile.errors import Problem, printable
 from tcompile.frontend.protos import elements, shown, tensors_of, to_array
 
-__all__ = ["MAX_ELEMENTS", "byte_count", "dims_problem", "tensor_problems"]
+__all__ = ["MAX_ELEMENTS", "MAX_RANK", "byte_count", "dims_problem", "tensor_problems"]
 
 MAX_ELEMENTS = 2**31  # of one tensor
+MAX_RANK = 32  # dimensions of one tensor; numpy has 64
 
 _T = TensorProto
 _BITS: dict[int, int] = {
@@ -41,6 +42,9 @@ def dims_problem(tensor: TensorProto) -> Problem | None:
         return Problem("unsupported-type", f"tensor {printable(tensor.name)} holds {kind}, not numbers", (tensor.name,))
     if any(dim < 0 for dim in tensor.dims):
         return Problem("invalid-onnx", f"tensor {printable(tensor.name)} has a negative dimension", (tensor.name,))
+    if len(tensor.dims) > MAX_RANK:
+        message = f"tensor {printable(tensor.name)} must have at most {MAX_RANK} dimensions, not {len(tensor.dims)}"
+        return Problem("too-large", message, (tensor.name,))
     if elements(tensor.dims) > MAX_ELEMENTS:
         count = elements(tensor.dims)
         return Problem(

@@ -23,7 +23,7 @@ from tcompile.verify import Interpreter, Machine, Network, Verification, random_
 from tests.fuzz.draft import Dice
 from tests.fuzz.generate import Case
 
-__all__ = ["FAILED", "PASSED", "REFUSED", "Outcome", "outcome", "run"]
+__all__ = ["FAILED", "PASSED", "REFUSED", "Failure", "Outcome", "check_integers", "outcome", "run"]
 
 PASSED, REFUSED, FAILED = "passed", "refused", "failed"
 HARDWARE_FRAMES = 5
@@ -56,7 +56,7 @@ class Outcome:
     differing: int = 0
 
 
-class _Failure(Exception):
+class Failure(Exception):
     """Something is not as the tool says."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -89,7 +89,7 @@ def outcome(
         _check_valid(model, frames)
         compiled = _compiled(model, mode)
         found = replace(found, verdict=compiled.report["exactness"]["verdict"])
-        differing = _check_integers(compiled, frames)
+        differing = check_integers(compiled, frames)
         if hardware:
             _check_hardware(compiled, frames, dice)
         return replace(found, status=PASSED, differing=differing)
@@ -97,7 +97,7 @@ def outcome(
         codes = tuple(dict.fromkeys(p.code for p in error.problems))
         own = any(c.startswith("reference-") for c in codes) and (mode != "fused" or found.verdict)
         return replace(found, status=FAILED if own else REFUSED, codes=codes, text=_text(error.problems))
-    except _Failure as error:
+    except Failure as error:
         return replace(found, codes=(error.kind,), text=str(error))
     except TcompileError as error:
         return replace(found, codes=(type(error).__name__,), text=_text(error.problems) + "\n" + traceback.format_exc())
@@ -112,7 +112,7 @@ def _check_valid(model: onnx.ModelProto, frames: Mapping[str, np.ndarray]) -> No
     try:
         reference.run(model, {name: x[0] for name, x in frames.items()})
     except ModelError as error:
-        raise _Failure("generator", _text(error.problems)) from error
+        raise Failure("generator", _text(error.problems)) from error
 
 
 def _text(problems: tuple[Problem, ...]) -> str:
@@ -129,7 +129,7 @@ def _compiled(model: onnx.ModelProto, mode: str) -> Compiled:
 # Integers
 
 
-def _check_integers(compiled: Compiled, frames: Mapping[str, np.ndarray]) -> int:
+def check_integers(compiled: Compiled, frames: Mapping[str, np.ndarray]) -> int:
     """Compare with onnxruntime; returns how many integers differ where the certificate allows it."""
     network = compiled.network
     drawn = random_inputs(network, 4, 3)
@@ -138,7 +138,7 @@ def _check_integers(compiled: Compiled, frames: Mapping[str, np.ndarray]) -> int
     _judge(found, exactness, network.graph)
     codes_only = all(p.kind == "codes" for p in network.outputs)
     if not found.mismatches and codes_only and network.mode == "plain" and found.identical_outputs < found.samples:
-        raise _Failure("host", f"equal codes, and only {found.identical_outputs} of {found.samples} equal outputs")
+        raise Failure("host", f"equal codes, and only {found.identical_outputs} of {found.samples} equal outputs")
     return found.mismatches
 
 
@@ -149,9 +149,9 @@ def _judge(found: Verification, exactness: Mapping[str, Any], graph: Graph) -> N
     text = f"{found.mismatches} of {found.integers} integers differ from {found.reference}; located: {found.located}"
     risky = {e["layer"] for e in exactness["layers"] if e["at_risk"]}
     if exactness["verdict"] == "proved":
-        raise _Failure("mismatch", text)
+        raise Failure("mismatch", text)
     if found.located and not exactness["doubts"] and not risky & _before(graph, found.located[0].value):
-        raise _Failure("mismatch", f"{text}; none of {sorted(risky)} is before the first")
+        raise Failure("mismatch", f"{text}; none of {sorted(risky)} is before the first")
 
 
 def _before(graph: Graph, value: str) -> set[str]:
@@ -174,10 +174,10 @@ def _check_hardware(compiled: Compiled, frames: Mapping[str, np.ndarray], dice: 
     few = {name: x[:HARDWARE_FRAMES] for name, x in frames.items()}
     try:
         _check_design(built, few, dice)
-    except _Failure as error:
-        raise _Failure(error.kind, f"{error}; options {options}") from error
+    except Failure as error:
+        raise Failure(error.kind, f"{error}; options {options}") from error
     except TcompileError as error:
-        raise _Failure(type(error).__name__, f"{_text(error.problems)}; options {options}") from error
+        raise Failure(type(error).__name__, f"{_text(error.problems)}; options {options}") from error
 
 
 def _options(dice: Dice) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _check_design(built: Built, frames: Mapping[str, np.ndarray], dice: Dice) ->
             with machine_of(simulator, network.graph, lambda: design, place, stall=seed) as machine:  # type: ignore[arg-type]
                 found = _check_machine(network, machine, frames)
             if seed is None and (found.latency, found.ends) != (cycles.latency, cycles.ends):
-                raise _Failure("cycles", f"predicted {cycles}, simulated latency {found.latency} and ends {found.ends}")
+                raise Failure("cycles", f"predicted {cycles}, simulated latency {found.latency} and ends {found.ends}")
 
 
 def _check_machine(network: Network, machine: Machine, frames: Mapping[str, np.ndarray]) -> Verification:
@@ -214,5 +214,5 @@ def _check_machine(network: Network, machine: Machine, frames: Mapping[str, np.n
     meant = verify(network, frames, machine=Interpreter(network.graph), other=False)
     found = verify(network, frames, machine=machine, other=False)
     if (found.mismatches, found.located) != (meant.mismatches, meant.located):
-        raise _Failure("hardware", f"{machine.name}, stalls {machine.stall}: {found.located} against {meant.located}")
+        raise Failure("hardware", f"{machine.name}, stalls {machine.stall}: {found.located} against {meant.located}")
     return found
