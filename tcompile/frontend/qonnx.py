@@ -253,51 +253,66 @@ def _bipolar_quant(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
     return _bipolar_codes(Chain(node, graph, node.input[0]), _scaling(node, graph, np.zeros((), np.float32)))
 
 
+@dataclass(frozen=True)
+class _Truncation:
+    """What a ``Trunc`` node says, of either version."""
+
+    scaling: _Scaling
+    dropped: int
+    bits: int
+    out_scale: float
+    bounded: bool
+    mode: str
+
+
 def _trunc(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
-    """Drop low bits of codes: version 1 has the output's bits as fifth input, version 2 scale and bits."""
-    values, mode = attributes(node), str(attributes(node).get("rounding_mode", "FLOOR")).upper()
+    """Drop low bits of codes; only version 2, which has scale and bits of the output as inputs, has bounds."""
+    what, values = _truncation(node, graph), attributes(node)
+    zero, signed = int(what.scaling.zero), bool(values.get("signed", 1))
+    chain = Chain(node, graph, node.input[0])
+    _divide(chain, what.scaling)
+    if zero:
+        chain.then("Add", chain.constant("zero", zero))
+    chain.then("Round")
+    chain.then("Mul", chain.constant("unit", 2.0**-what.dropped))
+    if what.bounded:
+        code_type = _code_type(what.bits, signed=signed)
+        low, high = _code_range(what.bits, signed=signed, narrow=bool(values.get("narrow", 0)))
+        chain.then("Clip", chain.constant("min", low), chain.constant("max", high))
+        _ROUNDINGS[what.mode](chain)
+    else:
+        code_type = TensorProto.INT16  # holds whatever is left of codes of 16 bits
+        _ROUNDINGS[what.mode](chain)
+        limits = np.iinfo(_INTEGERS[code_type])
+        chain.then("Clip", chain.constant("min", limits.min), chain.constant("max", limits.max))
+    chain.then("Cast", to=code_type)
+    moved = zero >> what.dropped if what.bounded else zero
+    scale = np.asarray(what.out_scale, np.float32)
+    return _dequantize(chain, _Scaling(scale, np.asarray(moved, np.float32), None, what.scaling.rank), code_type)
+
+
+def _truncation(node: NodeProto, graph: Surroundings) -> _Truncation:
+    mode = str(attributes(node).get("rounding_mode", "FLOOR")).upper()
     if mode not in _ROUNDINGS or len(node.input) not in (5, 6):
         raise refuse(node, f"it must have 5 or 6 inputs and a rounding mode of {', '.join(_ROUNDINGS)}")
     scaling = _scaling(node, graph, _parameter(node, 2, "zero point", graph))
     if scaling.axis is not None:
         raise refuse(node, "its scale and zero point must be of the whole tensor")
-    names = ("input bits", "output bits") if len(node.input) == 5 else ("input bits", "output scale", "output bits")
-    given = [_parameter(node, 3 + k, what, graph).reshape(-1) for k, what in enumerate(names)]
+    bounded, scale, zero = len(node.input) == 6, float(scaling.scale), int(scaling.zero)
+    names = ("input bits", "output scale", "output bits") if bounded else ("input bits", "output bits")
+    given = [_parameter(node, 3 + k, name, graph).reshape(-1) for k, name in enumerate(names)]
     if any(value.size != 1 for value in given):
         raise refuse(node, f"its {' and '.join(names)} must be one number each")
     found = [float(value[0]) for value in given]
-    bits, signed = int(found[-1]), bool(values.get("signed", 1))
-    older = len(node.input) == 5
-    if not older and found[1] <= 0:
-        raise refuse(node, f"it must have an output scale above 0, not {found[1]:g}")
-    dropped = int(found[0] - found[1]) if older else int(np.round(np.log2(found[1] / float(scaling.scale))))
-    zero = int(scaling.zero)
-    if (
-        not 0 <= dropped <= _MAX_ACTIVATION_BITS
-        or not 1 <= bits <= _MAX_ACTIVATION_BITS
-        or (zero and not older and zero % (1 << dropped))
-    ):
+    out_scale = found[1] if bounded else scale
+    if out_scale <= 0:
+        raise refuse(node, f"it must have an output scale above 0, not {out_scale:g}")
+    dropped = int(np.round(np.log2(out_scale / scale))) if bounded else int(found[0] - found[1])
+    bits = int(found[-1])
+    whole = not bounded or zero % (1 << max(dropped, 0)) == 0
+    if not (0 <= dropped <= _MAX_ACTIVATION_BITS and 1 <= bits <= _MAX_ACTIVATION_BITS and whole):
         raise refuse(node, f"it must drop 0 to {_MAX_ACTIVATION_BITS} bits, and its zero point must stay an integer")
-    chain = Chain(node, graph, node.input[0])
-    _divide(chain, scaling)
-    if zero:
-        chain.then("Add", chain.constant("zero", zero))
-    chain.then("Round")
-    chain.then("Mul", chain.constant("unit", 2.0**-dropped))
-    code_type = _code_type(bits if not older else _MAX_ACTIVATION_BITS, signed=signed or older)
-    low, high = _code_range(bits, signed=signed, narrow=bool(values.get("narrow", 0)))
-    if not older:
-        chain.then("Clip", chain.constant("min", low), chain.constant("max", high))
-    _ROUNDINGS[mode](chain)
-    if older:  # no bounds there; int16 holds whatever 16 bits less some can be
-        limits = np.iinfo(_INTEGERS[code_type])
-        chain.then("Clip", chain.constant("min", limits.min), chain.constant("max", limits.max))
-    chain.then("Cast", to=code_type)
-    out_scale = scaling.scale if older else np.asarray(found[1], np.float32)
-    out = _Scaling(
-        out_scale.astype(np.float32), np.asarray(zero if older else zero >> dropped, np.float32), None, scaling.rank
-    )
-    return _dequantize(chain, out, code_type)
+    return _Truncation(scaling, dropped, bits, out_scale, bounded, mode)
 
 
 def _average(node: NodeProto, graph: Surroundings) -> list[NodeProto]:
