@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -222,11 +223,20 @@ def _refuse_ends(real: Graph) -> None:
         raise ModelError(problems)
 
 
-def _depends(real: Graph, value: str) -> bool:
+def _unknown_node(name: str, known: Mapping[str, object]) -> Problem:
+    close = difflib.get_close_matches(name[:100], list(known), 1)
+    hint = f"is {printable(close[0])} meant?" if close else "tcompile check lists the nodes"
+    return Problem(
+        "unknown-node", f"the model must have a node {printable(name)}, and has none of that name", hint=hint
+    )
+
+
+def _depends(real: Graph, value: str, source: str | None = None) -> bool:
+    """Whether a value is computed from an input, or from a given value."""
     seen, stack = set[str](), [value]
     while stack:
         name = stack.pop()
-        if isinstance(real[name], R.Input):
+        if name == source or (source is None and isinstance(real[name], R.Input)):
             return True
         if name not in seen:
             seen.add(name)
@@ -269,15 +279,11 @@ def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
     """The part between two nodes."""
     if options.until_node is None and options.from_node is None:
         return real, False
-    by_node = {name: n for n in real for name in n.origin.names}
+    by_node = {n.origin.tensor: n for n in real if n.origin.nodes}  # what a node gives names it, too
+    by_node |= {name: n for n in real for name in n.origin.names}
     missing = [n for n in (options.from_node, options.until_node) if n is not None and n not in by_node]
     if missing:
-        raise UsageError(
-            [
-                Problem("unknown-node", f"the model must have a node {printable(n)}, and has none of that name")
-                for n in missing
-            ]
-        )
+        raise UsageError([_unknown_node(n, by_node) for n in missing])
     nodes = list(real.nodes)
     if options.from_node is not None:
         first = by_node[options.from_node]
@@ -288,6 +294,9 @@ def _cut(real: Graph, options: BuildOptions) -> tuple[Graph, bool]:
         nodes = [put if n.name == entry.name else n for n in nodes]
     outputs = (by_node[options.until_node].name,) if options.until_node is not None else real.outputs
     graph = real.with_nodes(nodes, outputs)
+    if options.from_node is not None and not any(_depends(graph, o, entry.name) for o in outputs):
+        message = f"the part to compile must begin before it ends, and {printable(options.from_node)} lies behind what it ends with"
+        raise UsageError(Problem("bad-cut", message, hint="exchange --from and --until, or give one of them"))
     needed = {i for n in graph for i in n.uses} | set(outputs)
     return replace(graph, nodes=tuple(n for n in graph if n.name in needed)), True
 

@@ -200,7 +200,7 @@ def test_average_pool(given):
 
 @pytest.mark.parametrize("values, said", [
     ({"kernel_shape": [2, 2]}, "is not that of its weights"), ({"pads": [4, 4, 4, 4]}, "leave nothing of its output"),
-    ({"strides": [0, 1]}, "do not fit 2 axes"),
+    ({"strides": [0, 1]}, "positive values"),
 ])  # fmt: skip
 def test_conv_transpose_wrong(values, said):
     weight = np.ones((2, 3, 3, 3), np.float32)
@@ -209,5 +209,5 @@ def test_conv_transpose_wrong(values, said):
 
 
 def test_tile_wrong():
-    with pytest.raises(ModelError, match="one repeat for each of 3 axes"):
+    with pytest.raises(ModelError, match="number of values in"):
         normalize(model("Tile", (1, 3, 2), [np.asarray([1, 2], np.int64)]))

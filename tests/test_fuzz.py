@@ -18,7 +18,7 @@ from tests.fuzz.run import FAILED, PASSED, REFUSED, Outcome, run
 from tests.fuzz.shrink import shrunk
 
 SEED = 100
-COUNT = 60
+COUNT = 40
 HARDWARE = (1001, 1003, 1008)
 SHARE = 0.8  # of the networks that must not be refused
 

@@ -25,7 +25,7 @@ from tests.mutated.spoil import CHANGES, spoilt
 from tests.mutated.worker import Worker
 
 SEED = 5000
-COUNT = 120
+COUNT = 60
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from tcompile.ir.graph import NARROW, Graph, Origin, Tensor, TensorType, identif
 __all__ = ["dtype_name", "from_tensor_proto", "import_model"]
 
 HINTS = {
-    "LSTM": "recurrent layers have no form here",
-    "GRU": "recurrent layers have no form here",
+    "LSTM": "use 1-D convolutions in its place, or leave it to the host: cut the graph with --from or --until",
+    "GRU": "use 1-D convolutions in its place, or leave it to the host: cut the graph with --from or --until",
 }
 DIRECT = frozenset(R.OPS) - {
     "Input", "Const", "Reshape", "Slice", "Pad", "ReduceMean", "ReduceSum", "TopIndex", "Cast", "QuantizeLinear",

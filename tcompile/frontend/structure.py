@@ -246,7 +246,7 @@ def _attribute_misfit(node: NodeProto, attribute: onnx.AttributeProto) -> str | 
         return f"must be {kinds.Name(wanted)}, not {kinds.Name(attribute.type) if known else attribute.type}"
     standard = node.domain == CHANNELS_LAST or node.op_type == "QLinearConv"
     if standard and onnx.defs.has(node.op_type, OPSET, ""):
-        known = attribute.name in onnx.defs.get_schema(node.op_type, OPSET, "").attributes
+        known = attribute.name in {*onnx.defs.get_schema(node.op_type, OPSET, "").attributes, "channels_last"}
         return None if known else "must be one of the operator's own, and is none"
     return None
 

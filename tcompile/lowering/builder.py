@@ -199,7 +199,7 @@ class Builder:
         if entry.at_risk and isinstance(lifted.start, PoolStart | KernelStart):
             self.notes.append(
                 f"{printable(layer)} averages in floating point: at {entry.at_risk} of its {entry.steps} steps onnxruntime's result"
-                " depends on the order of the terms, so that a few integers may differ; verify counts them"
+                f" depends on the order of the terms, so that {_extent(entry)} integers may differ; verify counts them"
             )
         return self.emit_requantizer(lifted.base, lifted, steps, made_by)
 
@@ -386,6 +386,13 @@ class Builder:
             return Lifted(name, start, node.name, source.lo, source.hi, self.graph, (), axis, source.channels)
         lo, hi = np.array([source.lo.min()]), np.array([source.hi.max()])
         return Lifted(name, start, node.name, lo, hi, self.graph)
+
+
+def _extent(entry: Entry) -> str:
+    """How many integers a layer's steps at risk may concern, in words, and what would help."""
+    if 2 * entry.at_risk < entry.steps:
+        return "a few"
+    return "some in a hundred (input and output share a scale: all its ties are at risk; another output scale has none)"
 
 
 def node_name(node: R.RealNode | object) -> str:

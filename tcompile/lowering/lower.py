@@ -184,7 +184,8 @@ class _Lowering(Builder):
     def _after(self, node: R.RealNode) -> State:
         culprit = next(i for i in node.uses if self.states[i] == AFTER)
         if isinstance(node, R.Linear):
-            raise Refusal("float-input", f"gets floating-point input: {self.barriers[culprit]}", UNQUANTIZED)
+            hint = "end the accelerator before it (--until), or train with an operation that has an integer form"
+            raise Refusal("float-input", f"gets floating-point input: {self.barriers[culprit]}", hint)
         self.barriers[node.name] = self.barriers[culprit]
         self.place(node, "host after", node.op)
         return AFTER
@@ -212,7 +213,7 @@ class _Lowering(Builder):
             case R.ArgMax() | R.TopIndex():
                 return windows.arg_max(self, node)
             case _:
-                return self.leave(node, "runs on the host")
+                return self.leave(node, "has no integer form and runs on the host, behind the last integer only")
 
     def _elementwise(self, node: R.RealNode) -> State:
         sources = [s for i in dict.fromkeys(node.uses) if isinstance(s := self.states[i], Lifted)]
