@@ -193,6 +193,10 @@ def show_verification(screen: Screen, report: Report, found: Verification) -> No
         screen.say(
             f"accuracy: {found.accuracy:.2%} (reference {found.accuracy_reference:.2%}, agreement {found.agreement:.2%})"
         )
+        if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
+            screen.say(
+                "the reference is the compressed network, model.lowered.onnx; what the float file loses by that is not measured here"
+            )
     for note in found.notes:
         screen.note(note)
 

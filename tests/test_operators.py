@@ -13,7 +13,7 @@ from tcompile.errors import ModelError
 from tcompile.options import BuildOptions
 from tcompile.pipeline import Compiled, compile_file
 from tcompile.verify import random_inputs, verify
-from tests.models import Net, differences
+from tests.models import Net, differences, typed
 
 FRAMES = 12
 SHAPE = (1, 4, 4, 6)
@@ -285,3 +285,11 @@ def test_convolutions_of_channels_behind_are_refused(tmp_path):
     node = helper.make_node("QLinearConv", inputs, ["y"], "conv", domain="com.microsoft", channels_last=1)
     with pytest.raises(ModelError, match="must be axis 1"):
         compiled(qoperators([node], constants, (1, 4, 4, 4), TensorProto.UINT8), tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["Atan", "Celu", "Cos", "Elu", "Mish", "Selu", "Sin", "Softplus"])
+def test_operators_whose_values_depend_on_the_place_are_never_proved(tmp_path, op_type):
+    """onnxruntime computes the last elements of a tensor by other instructions than those in front."""
+    (tmp_path / "m.onnx").write_bytes(typed(quantized(lambda n, x: n.op(op_type, x), scale=0.05)).SerializeToString())
+    result = compile_file(tmp_path / "m.onnx", BuildOptions())
+    assert result.report["exactness"]["verdict"] == "untested" and result.report["exactness"]["steps_at_risk"] > 0

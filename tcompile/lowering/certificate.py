@@ -46,7 +46,9 @@ __all__ = ["Entry", "Risk", "certify", "certify_output", "certify_pair", "error_
 
 LISTED = 20
 SMALLEST, LARGEST = Fraction(1, 1 << 126), Fraction(1 << 127)  # float32 rounds relatively between these
-UNSTEADY = (R.Elu, R.Selu, R.Log, R.Mish, R.Pow)  # onnxruntime: an element's value depends on its place in the tensor
+UNSTEADY = (  # onnxruntime: an element's value depends on its place in the tensor
+    R.Atan, R.Celu, R.Cos, R.Elu, R.Log, R.Mish, R.Pow, R.Selu, R.Sin, R.Softplus,
+)  # fmt: skip
 UNIT = Fraction(1, 1 << 24)  # half a unit in the last place of 1.0 in float32
 
 
