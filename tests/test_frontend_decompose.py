@@ -211,3 +211,11 @@ def test_conv_transpose_wrong(values, said):
 def test_tile_wrong():
     with pytest.raises(ModelError, match="number of values in"):
         normalize(model("Tile", (1, 3, 2), [np.asarray([1, 2], np.int64)]))
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+def test_pools_that_would_crop_are_refused(op_type):
+    """onnxruntime fails on floats, and begins at another place on codes."""
+    with pytest.raises(ModelError, match="must write its pads"):
+        normalize(model(op_type, (1, 2, 9), auto_pad="SAME_UPPER", kernel_shape=[1], strides=[3]))
+    assert decomposed(model(op_type, (1, 2, 9), auto_pad="SAME_UPPER", kernel_shape=[3], strides=[3])) == [op_type]

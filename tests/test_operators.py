@@ -293,3 +293,22 @@ def test_operators_whose_values_depend_on_the_place_are_never_proved(tmp_path, o
     (tmp_path / "m.onnx").write_bytes(typed(quantized(lambda n, x: n.op(op_type, x), scale=0.05)).SerializeToString())
     result = compile_file(tmp_path / "m.onnx", BuildOptions())
     assert result.report["exactness"]["verdict"] == "untested" and result.report["exactness"]["steps_at_risk"] > 0
+
+
+def test_an_output_that_changes_nothing_may_be_read_by_others(tmp_path):
+    """A Resize by 1 whose output is one of the network's, too."""
+    net = Net()
+    x = net.qdq(net.input((1, 2, 6), "float32"), 0.5, 9)
+    same = net.op("Resize", x, "", net.const([1, 1, 1]), mode="nearest")
+    verified(typed(net.model(same, net.qdq(net.op("Relu", same), 0.25, 0))), tmp_path)
+
+
+def test_codes_of_an_input_that_is_an_output_are_no_mismatch(tmp_path):
+    """The reference makes no tensor of them; what is behind a float layer may differ in its last bits."""
+    net = Net()
+    weights = net.weight(np.random.default_rng(2).integers(-100, 100, (6, 3)), 0.0123, axis=1)
+    model = typed(net.model(net.dq(net.input((1, 3), "int8"), 0.0147, -1, "int8"),
+                            net.op("MatMul", net.dq(net.input((1, 6)), 0.0153, 48), weights)))  # fmt: skip
+    network = compiled(model, tmp_path).network
+    found = verify(network, random_inputs(network, FRAMES))
+    assert found.integers > 0 and found.mismatches == 0

@@ -282,12 +282,25 @@ def windowed(node: NodeProto, context: Context) -> list[NodeProto]:
         message = f"{shown(node)}: kernel {kernel}, strides {strides}, dilations {dilations}, pads {pads} do not fit"
         raise ModelError(Problem("invalid-onnx", f"{message} {rank} spatial axes", (node.name,)))
     if mode.startswith("SAME"):
+        _refuse_cropping(node, shape[2:], kernel, strides, dilations)
         pads = _same_pads(shape[2:], kernel, strides, dilations, upper=mode == "SAME_UPPER")
     changed = _copy(node, kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads, auto_pad=None)
     return _only_first_output(changed, context) if node.op_type == "MaxPool" else [changed]
 
 
 _PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+
+
+def _refuse_cropping(
+    node: NodeProto, size: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
+) -> None:
+    """Pools whose windows do not reach their end: onnxruntime fails, or crops codes (1.32); convolutions it leaves as they are."""
+    short = [
+        (-(-n // s) - 1) * s + (k - 1) * d + 1 < n for n, k, s, d in zip(size, kernel, strides, dilations, strict=True)
+    ]
+    if any(short) and "Pool" in node.op_type:
+        message = f"{shown(node)} must write its pads: with auto_pad, windows {kernel} at strides {strides} would crop {list(size)}"
+        raise ModelError(Problem("unsupported-op", message, (node.name,), "give pads of 0 in place of auto_pad"))
 
 
 def _same_pads(

@@ -210,6 +210,7 @@ class _Walk:
             return True
         if source in self._produced and source not in self._outputs and source not in self._renamed:
             self._renamed[source] = name
+            self._alias[name] = source  # for those that read the output, too
             return True
         return False
 
