@@ -103,6 +103,8 @@ with gathered("cpu") as team:
 """
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "averaged.py").write_text(AVERAGED)

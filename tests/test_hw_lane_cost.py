@@ -38,13 +38,12 @@ def per_lane(family: str, lanes: int, width: int) -> float:
     return sum(found(family, lanes, width)[kind] * n for kind, n in COUNTED[family].items()) / lanes**2
 
 
+LONG = [pytest.mark.long, pytest.mark.exhaustive]
+
+
 @pytest.mark.parametrize(
     "family, lanes, width, most",
-    [
-        ("xcup", 16, 4, 6),
-        pytest.param("xcup", 8, 4, 7, marks=[pytest.mark.long, pytest.mark.exhaustive]),
-        ("ecp5", 8, 4, 16.5),
-    ],
+    [pytest.param("xcup", 16, 4, 6, marks=LONG), pytest.param("xcup", 8, 4, 7, marks=LONG), ("ecp5", 8, 4, 16.5)],
 )
 def test_whole_engine_needs_few_look_up_tables_per_lane(family, lanes, width, most):
     assert per_lane(family, lanes, width) <= most
