@@ -282,8 +282,7 @@ def windowed(node: NodeProto, context: Context) -> list[NodeProto]:
         message = f"{shown(node)}: kernel {kernel}, strides {strides}, dilations {dilations}, pads {pads} do not fit"
         raise ModelError(Problem("invalid-onnx", f"{message} {rank} spatial axes", (node.name,)))
     if mode.startswith("SAME"):
-        _refuse_cropping(node, shape[2:], kernel, strides, dilations)
-        pads = _same_pads(shape[2:], kernel, strides, dilations, upper=mode == "SAME_UPPER")
+        pads = _same_pads(node, shape[2:], kernel, strides, dilations, upper=mode == "SAME_UPPER")
     changed = _copy(node, kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads, auto_pad=None)
     return _only_first_output(changed, context) if node.op_type == "MaxPool" else [changed]
 
@@ -291,27 +290,28 @@ def windowed(node: NodeProto, context: Context) -> list[NodeProto]:
 _PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
-def _refuse_cropping(
-    node: NodeProto, size: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
-) -> None:
-    """Pools whose windows do not reach their end: onnxruntime fails, or crops codes (1.32); convolutions it leaves as they are."""
-    short = [
-        (-(-n // s) - 1) * s + (k - 1) * d + 1 < n for n, k, s, d in zip(size, kernel, strides, dilations, strict=True)
+def _same_pads(
+    node: NodeProto,
+    size: tuple[int, ...],
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    *,
+    upper: bool,
+) -> list[int]:
+    """Pads that make the output the input's size divided by the strides; none where windows end before the input does.
+
+    There onnxruntime 1.32 fails on pools, or crops codes: such pools are refused.
+    """
+    totals = [
+        (-(-n // s) - 1) * s + (k - 1) * d + 1 - n for n, k, s, d in zip(size, kernel, strides, dilations, strict=True)
     ]
-    if any(short) and "Pool" in node.op_type:
+    if min(totals) < 0 and "Pool" in node.op_type:
         message = f"{shown(node)} must write its pads: with auto_pad, windows {kernel} at strides {strides} would crop {list(size)}"
         raise ModelError(Problem("unsupported-op", message, (node.name,), "give pads of 0 in place of auto_pad"))
-
-
-def _same_pads(
-    size: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int], *, upper: bool
-) -> list[int]:
-    begin, end = [], []
-    for length, taps, stride, dilation in zip(size, kernel, strides, dilations, strict=True):
-        total = max((-(-length // stride) - 1) * stride + (taps - 1) * dilation + 1 - length, 0)
-        begin.append(total // 2 if upper else total - total // 2)
-        end.append(total - begin[-1])
-    return begin + end
+    totals = [max(t, 0) for t in totals]
+    begin = [t // 2 if upper else t - t // 2 for t in totals]
+    return begin + [t - b for t, b in zip(totals, begin, strict=True)]
 
 
 _RULES: dict[str, Rule] = {

@@ -15,7 +15,7 @@ from tcompile.ir.graph import Graph, IntType, Origin, identifier
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.certificate import Entry, certify, certify_pair
 from tcompile.lowering.grid import Grid, grid_of, regrid
-from tcompile.lowering.kernel_tables import table_of
+from tcompile.lowering.kernel_tables import kernel_at, table_of
 from tcompile.lowering.lifted import (
     AccumulatorStart,
     ChainError,
@@ -24,11 +24,9 @@ from tcompile.lowering.lifted import (
     IntegerKernelStart,
     KernelStart,
     Lifted,
-    OperatorStart,
     PairStart,
     PoolStart,
     RelaidStart,
-    channel_axis,
     evaluate,
 )
 from tcompile.lowering.pairs import pairing
@@ -55,10 +53,6 @@ __all__ = [
 
 PAIRS = 1 << 18  # pairs of codes that are run through onnxruntime
 CODES = 1 << 16  # codes that a layer may take
-ELEMENTWISE = (
-    "QLinearAdd",
-    "QLinearMul",
-)  # the others look up what the dequantizer, the operation and the quantizer give
 UNQUANTIZED = "quantize it: give --act-bits and --calib, or export the model quantized"
 State = Lifted | str  # a chain, or one of the words below
 CONSTANT, BEFORE, AFTER, BROKEN = "constant", "before", "after", "broken"
@@ -125,15 +119,10 @@ class Builder:
         source = self.states[node.inputs[0]]
         if not isinstance(source, Lifted):
             raise Refusal("constant-operand", "must have its activations as first input")
-        kernels = any(self.kernel_of(n) is not None for n in source.chain) or layer_of(source) in self.kernels
+        kernels = any(kernel_at(self.kernels, n) for n in source.chain) or layer_of(source) in self.kernels
         if source.kind.is_integer and source.chain and kernels:
             return self.settled(source)  # an integer kernel gives these codes before anything is done with them
         return source
-
-    def kernel_of(self, node: R.RealNode) -> Kernel | None:
-        """The integer kernel of an elementwise operation, where the reference has one that rounds in a way of its own."""
-        kernel = self.kernels.get(node_name(node))
-        return kernel if kernel is not None and kernel.op in ELEMENTWISE and kernel.op.endswith(node.op) else None
 
     def narrow(self, lifted: Lifted) -> Lifted:
         """The same value as codes on one grid for all channels, if it is not already."""
@@ -243,9 +232,10 @@ class Builder:
             table = table_of(lifted, self.kernels, layer_of(lifted), quantizer, grid)
             if table is not None:
                 return replace(lifted, start=table, chain=lifted.chain[position + 1 :])
-        found = next(((k, o) for k, n in enumerate(lifted.chain) if (o := self.kernel_of(n)) is not None), None)
-        if found is not None and not isinstance(lifted.start, PairStart):
-            return self._with_operator(lifted, *found, position)
+        computed = next((n for n in lifted.chain if kernel_at(self.kernels, n)), None)
+        if computed is not None and not isinstance(lifted.start, PairStart):
+            self.doubts.append(node_name(computed))
+            return lifted
         kernel = self.kernels.get(layer_of(lifted))
         if kernel is None or not (kernel.integer or kernel.op.startswith("QLinear")):
             if self.mode == "fused":
@@ -258,29 +248,6 @@ class Builder:
             self.doubts.append(layer_of(lifted))
             return lifted
         return replace(lifted, start=start, chain=lifted.chain[position + 1 :])
-
-    def _with_operator(self, lifted: Lifted, at: int, kernel: Kernel, position: int | None) -> Lifted:
-        """The same chain with one integer kernel from its codes to its quantizer."""
-        before, node = lifted.chain[:at], lifted.chain[at]
-        made = {n.name: n for n in before if isinstance(n, R.DequantizeLinear) and n.inputs[0] == lifted.start.value}
-        saturated = all(isinstance(n, R.Relu) for n in lifted.chain[at + 1 : position])
-        quantizer = lifted.chain[position] if position is not None else None
-        if isinstance(quantizer, R.QuantizeLinear) and position is not None and len(made) == len(before) and saturated:
-            scale, zero = grid_parameters(self.graph, quantizer)
-            grids = [grid_parameters(self.graph, made[i]) for i in node.inputs if i in made]
-            if kernel.has_scales([s for s, _ in grids], scale):
-                start = OperatorStart(
-                    quantizer.name, lifted.start, lifted.kind.shape, self._constant_axis(node), kernel,
-                    tuple(z for _, z in grids), zero, quantizer.type.dtype,
-                )  # fmt: skip
-                return replace(lifted, start=start, chain=lifted.chain[position + 1 :])
-        self.doubts.append(node_name(node))
-        return lifted
-
-    def _constant_axis(self, node: R.RealNode) -> int | None:
-        """Axis along which the constant operand of an elementwise operation varies."""
-        constant = [k for k, i in enumerate(node.inputs) if self.states[i] == CONSTANT]
-        return channel_axis(node, constant[0], self.graph) if constant else None
 
     def _kernel_start(
         self, lifted: Lifted, kernel: Kernel, quantizer: R.QuantizeLinear, absorbed: tuple[R.RealNode, ...]
@@ -392,7 +359,9 @@ def _extent(entry: Entry) -> str:
     """How many integers a layer's steps at risk may concern, in words, and what would help."""
     if 2 * entry.at_risk < entry.steps:
         return "a few"
-    return "some in a hundred (input and output share a scale: all its ties are at risk; another output scale has none)"
+    return (
+        "some in a hundred (where input and output share a scale, every tie is at risk; another output scale has none)"
+    )
 
 
 def node_name(node: R.RealNode | object) -> str:
@@ -421,7 +390,7 @@ def layer_of(lifted: Lifted) -> str:
                 return node_name(lifted.graph[start.value])
 
 
-def grid_parameters(graph: Graph, node: R.QuantizeLinear | R.DequantizeLinear) -> tuple[float, int]:
+def grid_parameters(graph: Graph, node: R.QuantizeLinear) -> tuple[float, int]:
     scale = graph[node.inputs[1]]
     zero = graph[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
     assert isinstance(scale, R.Const)

@@ -31,7 +31,6 @@ from tcompile.lowering.lifted import (
     IntegerKernelStart,
     KernelStart,
     Lifted,
-    OperatorStart,
     PairStart,
     PoolStart,
     RelaidStart,
@@ -155,7 +154,7 @@ def certify(lifted: Lifted, steps: Steps, layer: str) -> Entry:
     start = lifted.start
     if _unsteady(lifted):
         return Entry(layer, "assumed", count, max(1, count))
-    if isinstance(start, IntegerKernelStart | TableStart | OperatorStart) or (
+    if isinstance(start, IntegerKernelStart | TableStart) or (
         isinstance(start, KernelStart) and isinstance(start.inner, PairStart)
     ):
         return Entry(layer, "kernel", count, 0)
@@ -208,7 +207,7 @@ def _safe(start: Start) -> bool:
         return _pool(start, "", 0).method == "exact"
     if isinstance(start, ConcatStart):
         return all(_safe(part.start) for part in start.parts)
-    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart, OperatorStart, TableStart))
+    return isinstance(start, (CodeStart, GridStart, IntegerKernelStart, TableStart))
 
 
 def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None, steps: Steps | None = None) -> Entry:

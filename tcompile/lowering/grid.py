@@ -10,7 +10,7 @@ from tcompile.ir import real as R
 from tcompile.ir.requantizers import Steps
 from tcompile.lowering.lifted import ChainError, CodeStart, ConcatStart, GridStart, Lifted, RelaidStart, evaluate
 
-__all__ = ["Grid", "even_step", "grid_of", "regrid"]
+__all__ = ["Grid", "dequantizer_grid", "even_step", "grid_of", "regrid"]
 
 TABLE = 1 << 22
 CODES = 1 << 16
@@ -39,11 +39,12 @@ def grid_of(lifted: Lifted) -> Grid | None:
     if isinstance(start, GridStart) and not lifted.chain:
         return Grid(start.step, start.zero)
     if isinstance(start, CodeStart) and len(lifted.chain) == 1:
-        return _dequantizer(lifted, lifted.chain[0])
+        return dequantizer_grid(lifted, lifted.chain[0])
     return None
 
 
-def _dequantizer(lifted: Lifted, node: R.RealNode) -> Grid | None:
+def dequantizer_grid(lifted: Lifted, node: R.RealNode) -> Grid | None:
+    """The grid that a dequantizer of one scale puts codes on; None for anything else."""
     if not isinstance(node, R.DequantizeLinear):
         return None
     scale = lifted.graph[node.inputs[1]]

@@ -26,7 +26,7 @@ from tcompile.reference import Kernel, Session
 
 __all__ = [
     "AccumulatorStart", "ChainError", "CodeStart", "ConcatStart", "GridStart", "IntegerKernelStart", "KernelStart", "Lifted",
-    "OperatorStart", "PairStart", "PoolStart", "RelaidStart", "Start", "TableStart", "channel_axis", "evaluate", "pair_codes",
+    "PairStart", "PoolStart", "RelaidStart", "Start", "TableStart", "channel_axis", "evaluate", "pair_codes",
 ]  # fmt: skip
 
 CHUNK = 1 << 22  # elements replayed at a time
@@ -260,54 +260,6 @@ class KernelStart(Start):
         if isinstance(self.inner, PoolStart):
             made = made.reshape(*made.shape[:2], -1)[:, :, 0]
         return {self.value: made.reshape(n.shape).astype(self.dtype)}
-
-
-@dataclass(frozen=True, eq=False)
-class OperatorStart(Start):
-    """Codes that one integer kernel of onnxruntime's (QLinearMul ...) makes of codes and of constants, or of codes twice.
-
-    The codes come in the shape that they have in the file: the kernel rounds a row and a single constant otherwise than
-    two rows.
-
-    Parameters
-    ----------
-    codes : Start
-        Gives the codes.
-    shape : tuple of int
-        Of the codes in the file.
-    axis : int or None
-        Along which the constants vary.
-    zeros : tuple of int
-        Zero point of the codes, for each operand that is not constant.
-    """
-
-    value: str
-    codes: Start
-    shape: tuple[int, ...]
-    axis: int | None
-    kernel: Kernel
-    zeros: tuple[int, ...]
-    zero: int
-    dtype: str
-
-    def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
-        codes = self.codes.feed(n)[self.codes.value].astype(np.int64)
-        if self.axis is None:
-            return {self.value: self._run(codes.reshape(-1, 1), (prod(self.shape), 1, 1)).reshape(codes.shape)}
-        outer, inner = prod(self.shape[: self.axis]), prod(self.shape[self.axis + 1 :])
-        wide = np.broadcast_to(codes, (len(codes), self.shape[self.axis]))
-        return {self.value: self._run(wide, (outer, wide.shape[1], inner))}
-
-    def _run(self, codes: np.ndarray, parts: tuple[int, int, int]) -> np.ndarray:
-        """Results of codes (L, C), one frame of the file's shape after the other."""
-        outer, channels, inner = parts
-        places = outer * inner
-        frames = np.pad(codes, [(0, -len(codes) % places), (0, 0)], mode="edge").reshape(-1, outer, inner, channels)
-        made = []
-        for frame in frames.transpose(0, 1, 3, 2):
-            found = self.kernel([frame.reshape(self.shape)] * len(self.zeros), self.zeros, self.zero)
-            made.append(found.reshape(parts).transpose(0, 2, 1).reshape(places, channels))
-        return np.concatenate(made)[: len(codes)].astype(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
