@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +62,16 @@ def keywords(data: Path) -> Arrays:
     return {"x": x.reshape(-1, 1, 49, 10), "y": held["y"].astype(np.int64)}
 
 
-def cifar(data: Path) -> Arrays:
-    """CIFAR-10 test images, JPEG-decoded, 0..255 (N, 3, 32, 32), and labels."""
+def cifar(data: Path, part: str = "test", count: int | None = None) -> Arrays:
+    """CIFAR-10 images, JPEG-decoded, 0..255 (N, 3, 32, 32), and labels; the first of a random order."""
     from PIL import Image
 
-    held = np.load(data / "datasets" / "cifar10-jpeg" / "test.npz")
+    held = np.load(data / "datasets" / "cifar10-jpeg" / f"{part}.npz")
     stream, offset = held["jpeg"], held["offset"]
-    images = [np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()))) for a, b in pairwise(offset)]
-    order = np.random.default_rng(0).permutation(len(images))  # the file is sorted by class
-    x = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
-    return {"x": x[order], "y": held["label"].astype(np.int64)[order]}
+    order = np.random.default_rng(0).permutation(len(offset) - 1)[:count]  # the file is sorted by class
+    images = [Image.open(io.BytesIO(stream[offset[k] : offset[k + 1]].tobytes())).convert("RGB") for k in order]
+    x = np.stack([np.asarray(i) for i in images]).transpose(0, 3, 1, 2).astype(np.float32)
+    return {"x": x, "y": held["label"].astype(np.int64)[order]}
 
 
 def brevitas(name: str) -> Callable[[Path], Arrays]:

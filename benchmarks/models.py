@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.exactness import DATA, ROOT, brevitas, keywords, mnist_unit
-from benchmarks.planes import CIFAR, CLOTHES, DIGITS, IMAGENET, THINGS, Subject, _symmetric, _unit, _words, normalized
+from benchmarks.planes import CIFAR, CLOTHES, DIGITS, IMAGENET, THINGS, Subject, normalized, symmetric, unit, words
 from tcompile.accelerator import build_options
 from tcompile.errors import TcompileError
 from tcompile.frontend import load
@@ -59,9 +59,9 @@ class Case:
     @property
     def title(self) -> str:
         """File and options."""
-        words = {k.replace("_", "-"): v for k, v in self.options.items()}
+        options = {k.replace("_", "-"): v for k, v in self.options.items()}
         shown = [
-            f"--{k} {next(f'{a}={b}' for a, b in v.items()) if isinstance(v, dict) else v}" for k, v in words.items()
+            f"--{k} {next(f'{a}={b}' for a, b in v.items()) if isinstance(v, dict) else v}" for k, v in options.items()
         ]
         return " ".join([self.file, *shown])
 
@@ -101,17 +101,17 @@ CASES = (
     Case("ece_gray96_int8_qdq", simulated=2),
     Case("dronet_nemo_int_frontnet", {"input_type": {"0": "uint8"}}, frames=20, simulated=1),
     Case("mnist8_cntk", CSD, Subject("", DIGITS, frames=10000)),
-    Case("mnist_opt_wonnx", CSD, Subject("", DIGITS, _unit, 10000)),
+    Case("mnist_opt_wonnx", CSD, Subject("", DIGITS, unit, 10000)),
     Case("mnist_lenet_fyh", CSD, Subject("", DIGITS, normalized, 10000)),
     Case("mnist_cnn_codeman", CSD, Subject("", DIGITS, normalized, 2000)),
-    Case("mnist_cnn_pool_pcelis", CSD, Subject("", DIGITS, _unit, 10000)),
-    Case("fashion_mlp_shahjahan", CSD, Subject("", CLOTHES, _symmetric, 10000)),
+    Case("mnist_cnn_pool_pcelis", CSD, Subject("", DIGITS, unit, 10000)),
+    Case("fashion_mlp_shahjahan", CSD, Subject("", CLOTHES, symmetric, 10000)),
     Case("cifar_resnet20", CSD, Subject("", THINGS, IMAGENET, 300), simulated=0),
     Case("cifar_resnet20_folded", CSD, Subject("", THINGS, IMAGENET, 300), simulated=1),
     Case("cifar_resnet20_onnc", CSD, Subject("", THINGS, CIFAR, 300), simulated=0),
-    Case("cifar_cnn_winml", CSD, Subject("", THINGS, _symmetric, 1000), simulated=0),
-    Case("cifar_lenet_jnulzl", CSD, Subject("", THINGS, _symmetric, 1000), simulated=1),
-    Case("mlperf_dscnn_fp32", CSD, Subject("", _words, frames=872), simulated=1),
+    Case("cifar_cnn_winml", CSD, Subject("", THINGS, symmetric, 1000), simulated=0),
+    Case("cifar_lenet_jnulzl", CSD, Subject("", THINGS, symmetric, 1000), simulated=1),
+    Case("mlperf_dscnn_fp32", CSD, Subject("", words, frames=872), simulated=1),
     Case("mlperf_resnet8_fp32", CSD, Subject("", THINGS, frames=500), simulated=1),
     Case("mlperf_resnet_large_fp32", CSD, Subject("", THINGS, frames=100), simulated=0),
     Case("mlperf_ad01_fp32", CSD, simulated=1),

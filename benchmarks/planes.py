@@ -9,7 +9,6 @@ row is chosen on test frames, but the passes were developed while looking at res
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.exactness import DATA, keywords, mnist, normalized
+from benchmarks.exactness import DATA, cifar, keywords, mnist, normalized
 from tcompile.frontend import load
 from tcompile.frontend.export import export
 from tcompile.frontend.importer import import_model
@@ -34,25 +33,15 @@ CALIBRATION = 128
 Part = tuple[np.ndarray, np.ndarray]
 
 
-def _cifar(data: Path, part: str, count: int) -> Part:
-    from PIL import Image
-
-    held = np.load(data / "datasets" / "cifar10-jpeg" / f"{part}.npz")
-    stream, offset = held["jpeg"], held["offset"]
-    order = np.random.default_rng(0).permutation(len(offset) - 1)[:count]  # the file is sorted by class
-    images = [Image.open(io.BytesIO(stream[offset[k] : offset[k + 1]].tobytes())).convert("RGB") for k in order]
-    x = np.stack([np.asarray(i) for i in images]).transpose(0, 3, 1, 2).astype(np.float32)
-    return x, held["label"].astype(np.int64)[order]
-
-
 def _images(data: Path, test: bool, count: int, folder: str) -> Part:
     if folder == "cifar10":
-        return _cifar(data, "test" if test else "train_1", count)
-    arrays = mnist(data, "t10k" if test else "train", folder)
+        arrays = cifar(data, "test" if test else "train_1", count)
+    else:
+        arrays = mnist(data, "t10k" if test else "train", folder)
     return arrays["x"][:count], arrays["y"][:count]
 
 
-def _words(data: Path, test: bool, count: int) -> Part:
+def words(data: Path, test: bool, count: int) -> Part:
     arrays = keywords(data)
     part = slice(CALIBRATION, CALIBRATION + count) if test else slice(count)
     return arrays["x"][part], arrays["y"][part]
@@ -63,11 +52,11 @@ def _standardized(x: np.ndarray, mean: tuple[float, ...], deviation: tuple[float
     return np.asarray((x / 255 - m) / d, np.float32)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
     return x / np.float32(255)
 
 
-def _symmetric(x: np.ndarray) -> np.ndarray:
+def symmetric(x: np.ndarray) -> np.ndarray:
     return x / np.float32(127.5) - 1
 
 
@@ -98,13 +87,13 @@ DIGITS, CLOTHES, THINGS = (partial(_images, folder=f) for f in ("mnist", "fashio
 SUBJECTS = (
     Subject("mnist8_cntk", DIGITS),
     Subject("mnist_lenet_fyh", DIGITS, normalized),
-    Subject("mnist_cnn_pool_pcelis", DIGITS, _unit),
-    Subject("mnist_opt_wonnx", DIGITS, _unit),
+    Subject("mnist_cnn_pool_pcelis", DIGITS, unit),
+    Subject("mnist_opt_wonnx", DIGITS, unit),
     Subject("mnist_cnn_codeman", DIGITS, normalized),
-    Subject("fashion_mlp_shahjahan", CLOTHES, _symmetric),
-    Subject("mlperf_dscnn_fp32", _words, frames=872),
-    Subject("cifar_lenet_jnulzl", THINGS, _symmetric),
-    Subject("cifar_cnn_winml", THINGS, _symmetric),
+    Subject("fashion_mlp_shahjahan", CLOTHES, symmetric),
+    Subject("mlperf_dscnn_fp32", words, frames=872),
+    Subject("cifar_lenet_jnulzl", THINGS, symmetric),
+    Subject("cifar_cnn_winml", THINGS, symmetric),
     Subject("mlperf_resnet8_fp32", THINGS),
     Subject("mlperf_resnet_large_fp32", THINGS, frames=1000),
     Subject("cifar_resnet20_folded", THINGS, IMAGENET, 1000),
