@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tcompile.compress.recipe import read_recipe
@@ -66,3 +68,47 @@ def test_all_parts_come_in_their_order(tmp_path, prepare):
 def test_the_recipe_is_one():
     recipe = read_recipe(FOLDER / "resnet20.toml", {})
     assert (recipe.method, recipe.sparsity, recipe.terms, recipe.act_bits) == ("wpc", 0.25, 1, 4)
+
+
+def test_finetuning_starts_from_the_file_and_writes_what_it_trained(tmp_path):
+    """The same seed gives the same file; its weights are others, its nodes the same."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], "conv", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["c"], "relu"),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"], "pool"),
+        helper.make_node("Flatten", ["d"], ["e"], "flatten"),
+        helper.make_node("Gemm", ["e", "v"], ["y"], "linear", transB=1),
+    ]
+    arrays = {"w": rng.normal(size=(8, 3, 3, 3)), "b": np.zeros(8), "v": rng.normal(size=(3, 8))}
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in arrays.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    labels = np.arange(60) % 3
+    frames = rng.normal(size=(60, 3, 32, 32)).astype(np.float32) + labels[:, None, None, None]
+    np.savez(tmp_path / "data.npz", x_train=frames, y_train=labels, x_test=frames[:12], y_test=labels[:12])
+    made = []
+    for name in ("one.onnx", "two.onnx"):
+        command = [
+            sys.executable,
+            FOLDER / "finetune.py",
+            "net.onnx",
+            "--data",
+            "data.npz",
+            "-o",
+            name,
+            "--epochs",
+            "1",
+        ]
+        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1] and "test:" in told and "after" in told
+    result = onnx.load_model_from_string(made[0])
+    assert [n.op_type for n in result.graph.node] == ["Conv", "Relu", "GlobalAveragePool", "Reshape", "Gemm"]
+    trained = {t.name: numpy_helper.to_array(t) for t in result.graph.initializer}
+    assert not np.array_equal(trained["w"], arrays["w"].astype(np.float32))
