@@ -225,14 +225,9 @@ def unsaturated(model: onnx.ModelProto) -> onnx.ModelProto:
     Kernels for unsigned activations and signed weights saturate pairs of products on x86 without VNNI, which ONNX does
     not say; those for unsigned weights are exact.
     """
-    constants = _constants(model)
-    signed = [
-        n
-        for n in model.graph.node
-        if n.op_type in WEIGHTS and _is_signed(constants.get(n.input[WEIGHTS[n.op_type][0]]))
-    ]
-    if not signed:
+    if not any(n.op_type in WEIGHTS for n in model.graph.node):  # most models: chains that are replayed
         return model
+    constants = _constants(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     types = {i.name: i.data_type for i in constants.values()} | _element_types(model)
@@ -302,7 +297,9 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     try:
         known = onnx.shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, ValueError):
-        known = model
+        known = (
+            model  # zero points tell the types, but for sums of codes that have none; onnxruntime refuses a wrong guess
+        )
     values = (*known.graph.input, *known.graph.value_info, *known.graph.output)
     return {v.name: v.type.tensor_type.elem_type for v in values}
 
