@@ -337,6 +337,88 @@ def verify(
 
 
 @app.command()
+def explore(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL.onnx...", help="The network; or it several times, compressed differently."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of results.", show_default=False)
+    ],
+    space: Annotated[
+        Path | None, typer.Option(metavar="SPACE.toml", help="Tables [[grid]] of options with lists of values.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="X.npz", help="Frames x and labels y, for the accuracy of each network.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Frames of --inputs that are used [default: all].")
+    ] = None,
+    objectives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="What the front is about [default: interval,lut, and accuracy with --inputs]."
+        ),
+    ] = None,
+    shape: Shape = None,
+    ternary: Ternary = None,
+    weights: Weights = None,
+    prune: Prune = None,
+    act_bits: ActBits = None,
+    calib: Calib = None,
+    clock_mhz: Clock = None,
+    target: Target = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Processes of this machine.")] = 2,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="Instead: workers of a Dask cluster.")
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Many designs of one network, and those that no other beats; the same command goes on where it was ended."""
+    from tcompile.explore.run import Exploration
+    from tcompile.explore.run import explore as run
+    from tcompile.explore.space import read_grids, usual_grids
+    from tcompile.show import show_exploration, show_point
+
+    screen = _screen(as_json, quiet, verbose)
+    for option, value in (("--jobs", jobs), ("--samples", samples)):
+        if value is not None and value < 1:
+            raise UsageError(Problem("bad-option", f"{option} must be at least 1, not {value}"))
+    common = {**_config(config), **_given(locals())}
+    names = objectives.split(",") if objectives else ["interval", "lut", *["accuracy"] * (inputs is not None)]
+    grids = read_grids(space) if space else usual_grids(common.get("clock_mhz", 100.0))
+    exploration = Exploration(output, tuple(names), jobs, scheduler)
+    tasks = _tasks(models, grids, common, calib, inputs, samples)
+    document = run(exploration, tasks, lambda row, done, total: show_point(screen, row, done, total))
+    show_exploration(screen, document, output)
+
+
+def _tasks(
+    models: list[Path],
+    grids: list[Any],
+    common: dict[str, Any],
+    calib: Path | None,
+    inputs: Path | None,
+    samples: int | None,
+) -> list[Any]:
+    """The points, with files by their absolute paths."""
+    from tcompile.explore.evaluate import Task
+    from tcompile.explore.space import points
+
+    files = [*models, *(f for f in (calib, inputs) if f is not None)]
+    missing = [
+        Problem("no-file", f"{printable(str(f))} does not exist, or is no file") for f in files if not f.is_file()
+    ]
+    if missing:
+        raise UsageError(missing)
+    ranges, frames = (None if f is None else str(f.resolve()) for f in (calib, inputs))
+    return [Task(p, ranges, frames, samples) for p in points([str(m.resolve()) for m in models], grids, common)]
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.")] = Path(
         "build/demo"

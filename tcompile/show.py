@@ -15,7 +15,16 @@ from tcompile.pipeline import Built, Compiled, node_rows
 from tcompile.report import hardware
 from tcompile.verify import Verification
 
-__all__ = ["show_build", "show_check", "show_compression", "show_epoch", "show_layers", "show_verification"]
+__all__ = [
+    "show_build",
+    "show_check",
+    "show_compression",
+    "show_epoch",
+    "show_exploration",
+    "show_layers",
+    "show_point",
+    "show_verification",
+]
 
 Report = Mapping[str, Any]
 PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
@@ -24,6 +33,7 @@ COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
 GROUPS = {"tile": "tiles", "weight": "weights"}
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
+POINT_COLUMNS = ("model", "options", "forms", "cycles", "frames/s", "LUTs", "flip-flops", "block RAMs", "accuracy")
 PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "LUTs")
 
 
@@ -293,3 +303,36 @@ def show_compression(screen: Screen, report: Report, output: Path) -> None:
     screen.say(
         f"wrote {output}, with .json and .svg beside it; next: tcompile build {shlex.quote(str(output))} -o DIR{options}"
     )
+
+
+def show_exploration(screen: Screen, document: Report, folder: Path) -> None:
+    """The designs that no other beats, and how many there are."""
+    if screen.as_json:
+        screen.json(document)
+        return
+    points = document["points"]
+    best = sorted((p for p in points if p["front"]), key=lambda p: p["interval"])
+    rows = [
+        [
+            _short(p["model"]), _options(p["options"]), "+".join(p["forms"]), p["interval"], round(p["fps"]), p["lut"], p["ff"],
+            p["bram"], None if p["accuracy"] is None else f"{p['accuracy']:.2%}",
+        ]
+        for p in best
+    ]  # fmt: skip
+    screen.table(f"designs that no other beats in {', '.join(document['objectives'])}", POINT_COLUMNS, rows)
+    refused = [p for p in points if p["refused"]]
+    made = len(points) - len(refused)
+    screen.say(f"{made} designs and {len(refused)} that cannot be; resources are estimates, cycles exact")
+    for reason, count in Counter(p["refused"][0] for p in refused).most_common():
+        screen.detail(f"{count} times: {reason}")
+    screen.say(f"wrote {printable(str(folder))}: explore.csv, explore.json, explore.svg")
+
+
+def show_point(screen: Screen, row: Report, done: int, total: int) -> None:
+    """A line of progress."""
+    found = "refused" if row["refused"] else f"{row['interval']} cycles, {row['lut']} LUTs, {row['bram']} block RAMs"
+    screen.progress_line(f"point {done:3}/{total}  {_short(row['model'])} {_options(row['options'])}: {found}")
+
+
+def _options(options: Report) -> str:
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in options.items())

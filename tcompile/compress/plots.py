@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tcompile.charts import Chart, Curve, Dot, Mark
 from tcompile.templates import render
 
 __all__ = ["drawing"]
@@ -17,43 +18,6 @@ GAP = 100  # between charts
 CELL = 8.0  # of a tile, in pixels, or less where a layer has many
 MAP_TOP = TOP + CHART[1] + 70
 MAP_GAP = 34  # below a map
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A label of an axis."""
-
-    x: float
-    y: float
-    anchor: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    kind: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Dot:
-    kind: str
-    x: float
-    y: float
-    radius: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    title: str
-    x: float
-    y: float
-    width: float
-    height: float
-    marks: tuple[Mark, ...]
-    curves: tuple[Curve, ...]
-    dots: tuple[Dot, ...]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Many designs of one network, and those of them that no other beats."""
