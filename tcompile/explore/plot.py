@@ -1,4 +1,4 @@
-"""All points of an exploration as a picture: LUTs against cycles, and accuracy where it is known."""
+"""All points of an exploration as a picture: LUTs against cycles, and accuracy where points differ in it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def drawing(rows: Sequence[Row]) -> bytes:
     made = [row for row in rows if row["refused"] is None]
     charts = [_chart(made, LEFT, ("interval", "cycles per frame"), ("lut", "LUTs, estimated"))]
     known = [row for row in made if row["accuracy"] is not None]
-    if known:
+    if len({row["accuracy"] for row in known}) > 1:
         charts.append(_chart(known, LEFT + WIDTH + GAP, ("lut", "LUTs, estimated"), ("accuracy", "accuracy")))
     best = sum(bool(row["front"]) for row in made)
     title = f"{len(made)} designs, of which no other beats {best}"
@@ -110,7 +110,7 @@ def _chart(rows: Sequence[Row], left: float, across: tuple[str, str], up: tuple[
     marks = [Mark(round(horizontal.share(v) * WIDTH, 1), HEIGHT + 18, "middle", t) for v, t in horizontal.ticks()]
     marks += [Mark(-8, round((1 - vertical.share(v)) * HEIGHT, 1) + 4, "end", t) for v, t in vertical.ticks()]
     marks.append(Mark(WIDTH / 2, HEIGHT + 40, "middle", x_name))
-    front = sorted(place(r) for r in rows if r["front"])
+    front = sorted(place(r) for r in rows if r["front"] and y != "accuracy")
     line = (Curve("front", "M" + "L".join(f"{px} {py}" for px, py in front)),) if len(front) > 1 else ()
     return Chart(y_name, left, TOP, WIDTH, HEIGHT, tuple(marks), line, tuple(dots))
 
