@@ -8,7 +8,7 @@ of a method are chosen by validation on the first seed, of as many for group las
 magnitude, without any penalty before.
 
 ``python -m benchmarks.compression`` reads ``../shared/data`` (``--data``) and writes ``benchmarks/compression.md``,
-``.json`` and a picture. What is in the ``.json`` already is not done again, so that an interrupted run goes on where it was.
+``.json`` and a picture of the network that it ran. What is in the ``.json`` already is not done again, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tcompile.mapping.plan import Choice
 from tests.networks import Builder
 
 FILE = Path(__file__).with_suffix(".json")
-PICTURE = ROOT / "docs" / "pictures" / "compression.svg"
+PICTURES = ROOT / "docs" / "pictures"
 CLASSES = 10
 FILTERS, HIDDEN, SIDE = (8, 16), 64, 4  # of lenet; the side of the image in front of its dense layers
 WIDTHS = (128, 64)  # of mlp
@@ -431,25 +431,28 @@ def main() -> int:
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     done(Bench(options.data), options.network, options.seeds, found)
     FILE.with_suffix(".md").write_text(text(found, options.seeds))
-    PICTURE.write_text(
-        picture("Ternary weights, tiles of 4 x 4: mean and deviation over seeds", points(found, options))
-    )
+    (PICTURES / f"compression-{options.network}.svg").write_text(drawing(found, options.network, options.seeds))
     return 0
 
 
-def points(found: Found, options: argparse.Namespace) -> dict[str, dict[str, list[Point]]]:
+def drawing(found: Found, network: str, seeds: int) -> str:
+    """A network's picture."""
+    return picture("Ternary weights, tiles of 4 x 4: mean and deviation over seeds", points(found, network, seeds))
+
+
+def points(found: Found, network: str, seeds: int) -> dict[str, dict[str, list[Point]]]:
     """Accuracies of the network's ternary versions, by data set and method."""
     result: dict[str, dict[str, list[Point]]] = {}
     for data in SETS:
         for method, settings in SETTINGS.items():
             line = []
             for share in (0.0, *SHARES):
-                none = Job(options.network, data, "ternary", SETTINGS["none"][0], 0)
+                none = Job(network, data, "ternary", SETTINGS["none"][0], 0)
                 job = chosen(found, replace(none, setting=settings[0])) if share else none
-                seen = _seen(found, job, share, options.seeds)
+                seen = _seen(found, job, share, seeds)
                 if seen:
                     line.append(Point(share, tuple(s["test"] for s in seen)))
-            result.setdefault(f"{options.network}, {data}", {})[method] = line
+            result.setdefault(f"{network}, {data}", {})[method] = line
     return result
 
 
