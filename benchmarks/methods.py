@@ -146,7 +146,7 @@ NETWORKS = (
         ("resnet20/finetune.py", "{data}/models/cifar_resnet20.onnx", "--data", "{work}/data.npz", "-o", "{work}/tuned.onnx",
          "--epochs", "{epochs}"),
         5, 8, "tuned.onnx", before=(("resnet20/prepare.py", "{data}/datasets/cifar10-jpeg", "-o", "{work}"),),
-        options=("--distill", "0.5", "--rate", "0.001"), config="strength = 5e-4\nflip = true\nshift = 4",
+        options=("--distill", "0.5", "--rate", "0.001"), config="strength = 5e-4\nretrain = 5\nflip = true\nshift = 4",
         rows=("sws", "wpc25", "weight50", "weight70", "weight85"), seeds=1,
     ),
 )  # fmt: skip
@@ -287,8 +287,8 @@ def text(found: Found) -> str:
     lines = [
         "# Methods beside each other",
         "",
-        "`python -m benchmarks.methods`: networks trained by `tcompile compress` on a processor, every method for as many epochs, and pruning",
-        "a third before the end. Schedules are short: compare rows, not papers. All layers are ternary, first and last too; activations",
+        "`python -m benchmarks.methods`: networks trained by `tcompile compress` on a processor, every method for as many epochs; where there is pruning",
+        "its last third, or `retrain` epochs, train the survivors. Schedules are short: compare rows, not papers. All layers are ternary, first and last too; activations",
         "have 4 bits. *Float*: the network that every method starts from, and the same trained for as many epochs as a method",
         "has seen in all; *drop* is against the better of the two. Nothing was chosen on test frames; onnxruntime computes torch's scores bit for bit on every test",
         "frame. Mean and sample standard deviation over seeds. *Smaller*: whole model, and layers of 2 bits, against 32 bits per weight.",
