@@ -15,8 +15,6 @@ import argparse
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,7 +56,7 @@ from hw.width import Narrow, Widen
 from hw.window import Window
 from tcompile.accelerator import build_options
 from tcompile.emit.top import rtl_files
-from tcompile.emit.verilog import YOSYS, module_name, modules
+from tcompile.emit.verilog import module_name, modules
 from tcompile.ir.graph import Graph
 from tcompile.ir.requantizers import Comparators as ComparatorsForm
 from tcompile.ir.requantizers import Division, Shift
@@ -81,21 +79,14 @@ from tcompile.mapping.estimate import (
 from tcompile.mapping.network import map_network
 from tcompile.mapping.plan import Choice
 from tcompile.pipeline import build, compile_file
+from tcompile.yosys import TECHNOLOGIES, cells, modules_of, run_yosys
 from tests.networks import Builder
 
 HERE = Path(__file__).parent
 DATA = HERE / "resources_data.json"
 IDENTITY = hashlib.sha256(b"any").hexdigest()
 TIMEOUT = 900  # seconds of a synthesis
-SYNTHESIS: dict[Family, str] = {
-    "ecp5": "synth_ecp5 -top {top}",
-    "xcup": "synth_xilinx -family xcup -flatten -top {top}",
-}
-XILINX_RAMS = {  # LUTs of each
-    "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8, "RAM64M8": 8, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8,
-    "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8, "RAM32X16DR8": 8, "RAM64X8SW": 8,
-    "SRL16E": 1, "SRLC32E": 1,
-}  # fmt: skip
+SYNTHESIS = {family: f"{TECHNOLOGIES[family].command} -top {{top}}" for family in FAMILIES}
 
 
 # --- synthesis -----------------------------------------------------------------------------------------------------------
@@ -109,32 +100,13 @@ def synthesized(
         place = Path(folder)
         for name, content in files.items():
             (place / name).write_bytes(content)
-        script = "".join(
-            f"read_verilog *.v; {SYNTHESIS[f].format(top=top)}; tee -q -o {f}.json stat -json; design -reset; "
-            for f in families
-        )
-        yosys(place, script)
-        found = {f: json.loads((place / f"{f}.json").read_text())["design"]["num_cells_by_type"] for f in families}
-    return {f: {kind: n for kind, n in sorted(cells.items()) if not kind.startswith("$")} for f, cells in found.items()}
+        found = {f: cells(place, top, f"read_verilog *.v; {SYNTHESIS[f]}", timeout=TIMEOUT) for f in families}
+    return {f: {kind: n for kind, n in sorted(c.items()) if not kind.startswith("$")} for f, c in found.items()}
 
 
-def yosys(place: Path, script: str) -> None:
-    """Run it in a folder: YoWASP's sees no other."""
-    command = [sys.executable, "-c", YOSYS, "-q", "-p", script]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-
-
-def counted(family: Family, cells: Mapping[str, int]) -> Resources:
+def counted(family: Family, found: Mapping[str, int]) -> Resources:
     """What the cells are in LUTs, flip-flops and block RAMs."""
-    n = Counter(cells)
-    if family == "ecp5":
-        lut = n["LUT4"] + 2 * n["CCU2C"] + 4 * n["TRELLIS_DPR16X4"]
-        return Resources(lut, n["TRELLIS_FF"], n["DP16KD"] + n["PDPW16KD"])
-    lut = sum(n[f"LUT{k}"] for k in range(1, 7)) + sum(size * n[kind] for kind, size in XILINX_RAMS.items())
-    ff = sum(k for kind, k in n.items() if kind.startswith("FD"))
-    return Resources(lut, ff, n["RAMB18E2"] + 2 * n["RAMB36E2"])
+    return TECHNOLOGIES[family].count(found)
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------------
@@ -835,16 +807,15 @@ def synthesized_parts(files: Mapping[str, bytes], design: Design, family: Family
         place = Path(folder)
         for name, content in files.items():
             (place / name).write_bytes(content)
-        yosys(place, script)
-        modules_found = json.loads((place / "apart.json").read_text())["modules"]
+        run_yosys(["-p", script], place, timeout=TIMEOUT)
+        modules_found = modules_of(place / "apart.json")
         roms = dict(re.findall(r"^\s*cell (\S+) \\m_(\S+)", (place / "roms.txt").read_text(), re.M))
-    cells = {name.lstrip("\\"): m["num_cells_by_type"] for name, m in modules_found.items()}
     parts = {}
     for instance in design.instances:
         name = module_name(instance.block)
-        inside = [c for n, c in cells.items() if n == name or n.startswith(f"{name}_")]
-        inside += [cells[kind.lstrip("\\")] for kind, rom in roms.items() if rom.startswith(f"{instance.name}_")]
-        parts[instance.name] = dict(sum((Counter(c) for c in inside), Counter()))
+        inside = [c for n, c in modules_found.items() if n == name or n.startswith(f"{name}_")]
+        inside += [modules_found[kind.lstrip("\\")] for kind, rom in roms.items() if rom.startswith(f"{instance.name}_")]
+        parts[instance.name] = dict(sum(inside, Counter()))
     return parts
 
 

@@ -45,7 +45,7 @@ from tcompile.accelerator import build_options
 from tcompile.adders import Objective, search
 from tcompile.adders.trees import bits
 from tcompile.emit.top import rtl_files
-from tcompile.emit.verilog import YOSYS, modules
+from tcompile.emit.verilog import modules
 from tcompile.errors import TcompileError, UsageError
 from tcompile.ir.graph import Graph
 from tcompile.mapping.estimate import Resources
@@ -53,6 +53,7 @@ from tcompile.mapping.network import Mapped, map_network
 from tcompile.pipeline import build, choice_of, compile_file
 from tcompile.simulate.packing import from_bytes
 from tcompile.simulate.verilator import Simulation
+from tcompile.yosys import cells, run_yosys
 from tests.gateware import simulated
 
 ROOT = Path(__file__).parent.parent
@@ -260,7 +261,7 @@ def amaranth_verilog(lanes: Lanes) -> str:
     with tempfile.TemporaryDirectory(prefix="tcompile-") as folder:
         place = Path(folder)
         (place / "lanes.il").write_text(rtlil.convert(lanes.component(), name="lanes", emit_src=False))
-        yosys(place, "read_rtlil lanes.il; proc; write_verilog -noattr lanes.v", LIMITS["synthesis"])
+        run_yosys(["-p", "read_rtlil lanes.il; proc; write_verilog -noattr lanes.v"], place, timeout=LIMITS["synthesis"])
         return (place / "lanes.v").read_text()
 
 
@@ -369,14 +370,6 @@ def network_simulated(p: Params) -> dict[str, Any]:
 # --- tools ---------------------------------------------------------------------------------------------------------------
 
 
-def yosys(place: Path, script: str, limit: float) -> None:
-    """Run it in a folder: YoWASP's sees no other."""
-    command = [sys.executable, "-c", YOSYS, "-q", "-p", script]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=limit)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-2000:])
-
-
 KNOWN: dict[str, Resources] = {}  # by digest of what was synthesized; filled before processes are forked
 
 
@@ -391,10 +384,8 @@ def synthesized(files: Mapping[str, bytes], top: str, family: str, limit: float)
             place = Path(folder)
             for name, text in files.items():
                 (place / name).write_bytes(text)
-            run = SYNTHESIS[family].format(top=top)  # type: ignore[index]
-            yosys(place, f"read_verilog *.v; {run}; tee -q -o cells.json stat -json", limit)
-            cells = json.loads((place / "cells.json").read_text())["design"]["num_cells_by_type"]
-        found = counted(family, cells)  # type: ignore[arg-type]
+            held = cells(place, top, f"read_verilog *.v; {SYNTHESIS[family]}", timeout=limit)  # type: ignore[index]
+        found = counted(family, held)  # type: ignore[arg-type]
     return {"lut": found.lut, "ff": found.ff, "bram": found.bram, "digest": digest}
 
 

@@ -27,6 +27,7 @@ from tcompile.mapping.network import Mapped
 from tcompile.mapping.place import Recipe, place
 from tcompile.page import page
 from tcompile.report import dump as dump_report
+from tcompile.report import layer_rows
 from tcompile.verify import Network
 from tcompile.version import __version__
 
@@ -96,19 +97,20 @@ def contents(network: Network, tensors: Mapping[str, str], mapped: Mapped, repor
             "host/host_post.onnx": _bytes(network.post),
             "host/ports.json": _json(ports),
             "README.md": _readme(report).encode(),
-            **hardware(network.graph, mapped),
+            **hardware(network.graph, mapped, report["performance"]["clock_mhz"]),
         }
     )
 
 
-def hardware(graph: Graph, mapped: Mapped) -> dict[str, bytes]:
-    """Verilog, memories, benches with golden frames, packers."""
+def hardware(graph: Graph, mapped: Mapped, clock_mhz: float) -> dict[str, bytes]:
+    """Verilog, memories, benches with golden frames, scripts of synthesis, packers."""
     generator = np.random.default_rng(0)
     codes = {n.name: _codes(generator, n.type) for n in graph.all(Input)}
     values = {**codes, **interpret(graph, codes)}
     golden = {f"s_axis_{e.port}": values[e.value] for e in mapped.design.inputs}
     golden |= {f"m_axis_{e.port}": values[e.value] for e in mapped.design.outputs}
-    return emit(mapped.design, golden, patience=PATIENCE * mapped.cycles.ends[-1])
+    patience = PATIENCE * mapped.cycles.ends[-1]
+    return emit(mapped.design, golden, patience=patience, rows=layer_rows(graph), clock_mhz=clock_mhz)
 
 
 def _codes(generator: np.random.Generator, kind: object) -> np.ndarray:

@@ -28,7 +28,7 @@ from tcompile.reference import version
 from tcompile.verify import Difference, Verification
 from tcompile.version import __version__
 
-__all__ = ["SCHEMA", "build_report", "dump", "hardware", "verdict", "with_hardware", "with_verification"]
+__all__ = ["SCHEMA", "build_report", "dump", "hardware", "layer_rows", "verdict", "with_hardware", "with_verification"]
 
 SCHEMA = 1
 FLOAT_BITS = 32
@@ -216,6 +216,13 @@ def _owners(graph: Graph) -> dict[str, list[str]]:
     for value, layer in owner.items():
         owned[layer].append(value)
     return owned
+
+
+def layer_rows(graph: Graph) -> dict[str, int]:
+    """For nodes of the network the row of ``layers`` that they belong to."""
+    fused = _owners(graph)
+    layers = [node.name for node in graph if isinstance(node, LAYERS)]
+    return {value: row for row, layer in enumerate(layers) for value in fused[layer]}
 
 
 def _stored(graph: Graph, mapped: Mapped) -> Json:

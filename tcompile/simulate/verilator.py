@@ -9,20 +9,19 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from hw.block import Beats
 from tcompile.errors import InternalError, Problem, ToolError, damaged_build
+from tcompile.process import running
 from tcompile.simulate.interface import Interface
 from tcompile.simulate.packing import from_bytes, to_bytes
 from tcompile.simulate.run import Progress, Run, faults
@@ -32,7 +31,6 @@ __all__ = ["Simulation", "Tools", "find_tools"]
 
 TAIL = 12  # lines of a failed tool that are shown
 STANDSTILL = 4  # exit code of the bench
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PERSISTENCE = 50  # attempts to remove what was built
 LANGUAGE = "gnu++17"  # of the Makefile; objects of another are not shared
 INSTALL = {
@@ -288,14 +286,14 @@ def _runtime_folder(tools: Tools, place: Path) -> Path:
 
 def _call(command: Sequence[str], place: Path, env: Mapping[str, str], log: IO[bytes] | int) -> int:
     """Run a program to its end."""
-    with _running(command, cwd=place, env=env, stdout=log, stderr=log) as process:
+    with running(command, cwd=place, env=env, stdout=log, stderr=log) as process:
         return process.wait()
 
 
 def _watch(command: Sequence[str], place: Path, progress: Progress | None) -> tuple[int, list[str]]:
     """Run the bench, tell its progress; its exit code and the other lines it wrote."""
     lines: list[str] = []
-    with _running(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             word, _, number = line.strip().partition(" ")
@@ -305,39 +303,3 @@ def _watch(command: Sequence[str], place: Path, progress: Progress | None) -> tu
             else:
                 lines.append(line.rstrip())
         return process.wait(), lines
-
-
-@contextmanager
-def _running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """Start a program; however the block is left, it and all its children are gone afterwards."""
-    process: subprocess.Popen[Any] | None = None
-    try:
-        with _signals_deferred():  # one that came while the process begins would lose it, and leave it running
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
-        yield process
-    except BaseException:
-        if process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        raise
-    finally:
-        if process is not None:
-            with process:  # waits for it, and closes its pipes
-                pass
-
-
-@contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Signals that would interrupt the block do so behind it; only the main thread is ever interrupted."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {each: signal.signal(each, lambda number, _: came.append(number)) for each in ENDING}
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-        for number in came:
-            signal.raise_signal(number)
