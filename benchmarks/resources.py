@@ -814,7 +814,9 @@ def synthesized_parts(files: Mapping[str, bytes], design: Design, family: Family
     for instance in design.instances:
         name = module_name(instance.block)
         inside = [c for n, c in modules_found.items() if n == name or n.startswith(f"{name}_")]
-        inside += [modules_found[kind.lstrip("\\")] for kind, rom in roms.items() if rom.startswith(f"{instance.name}_")]
+        inside += [
+            modules_found[kind.lstrip("\\")] for kind, rom in roms.items() if rom.startswith(f"{instance.name}_")
+        ]
         parts[instance.name] = dict(sum(inside, Counter()))
     return parts
 

@@ -261,7 +261,9 @@ def amaranth_verilog(lanes: Lanes) -> str:
     with tempfile.TemporaryDirectory(prefix="tcompile-") as folder:
         place = Path(folder)
         (place / "lanes.il").write_text(rtlil.convert(lanes.component(), name="lanes", emit_src=False))
-        run_yosys(["-p", "read_rtlil lanes.il; proc; write_verilog -noattr lanes.v"], place, timeout=LIMITS["synthesis"])
+        run_yosys(
+            ["-p", "read_rtlil lanes.il; proc; write_verilog -noattr lanes.v"], place, timeout=LIMITS["synthesis"]
+        )
         return (place / "lanes.v").read_text()
 
 

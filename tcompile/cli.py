@@ -419,6 +419,50 @@ def _tasks(
 
 
 @app.command()
+def synth(
+    directory: Directory,
+    flow: Annotated[
+        str,
+        typer.Option(
+            metavar="nextpnr-ecp5|yosys-ecp5|yosys-xilinx|yosys-ice40|yosys-gowin",
+            help="nextpnr-ecp5 places, routes, times and packs a bitstream; the others count resources.",
+        ),
+    ] = "nextpnr-ecp5",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART", help="As of build --target, or xc7 or xcup for a family [default: ecp5-85, xc7z020]."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of the placer.")] = 1,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds from S on; the clock told is their median.")] = 1,
+    clock_mhz: Annotated[
+        float | None, typer.Option("--clock-mhz", metavar="M", help="Clock to aim at [default: that of the build].")
+    ] = None,
+    flatten: Annotated[
+        bool,
+        typer.Option(
+            "--flatten/--keep-hierarchy",
+            help="Optimize over the borders of layers; without, each is counted by itself.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Resources and clock from yosys and nextpnr; clocks are static timing, not measured on a board."""
+    from tcompile.pipeline import synth_build
+    from tcompile.show import show_synthesis
+
+    screen = _screen(as_json, quiet, verbose)
+    with screen.stages() as tell:
+        report = synth_build(
+            directory, tell=tell, flow=flow, target=device, clock_mhz=clock_mhz, seed=seed, seeds=seeds, flatten=flatten
+        )
+    show_synthesis(screen, report, directory)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.")] = Path(
         "build/demo"

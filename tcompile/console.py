@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tcompile.errors import InternalError, MismatchError, Problem, TcompileError, ToolError, printable
@@ -86,6 +87,29 @@ class Screen:
             return
         with self.err.status(what):
             yield
+
+    @contextmanager
+    def stages(self) -> Iterator[Callable[[str], None]]:
+        """Work of several stages: a function that is told each when it begins; how long each took stays on the screen."""
+        begun: list[tuple[str, float]] = []
+        bars = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=self.err, transient=True)
+        shown = self.verbosity >= 0 and self.err.is_terminal
+
+        def end() -> None:
+            for what, at in begun:
+                self.progress_line(f"{what}: {time.monotonic() - at:.0f} s")
+            begun.clear()
+            for task in bars.task_ids:
+                bars.remove_task(task)
+
+        def tell(what: str) -> None:
+            end()
+            begun.append((what, time.monotonic()))
+            bars.add_task(escape(what), total=None)
+
+        with bars if shown else nullcontext():
+            yield tell
+            end()
 
     @contextmanager
     def progress(self) -> Iterator[Tell | None]:

@@ -183,6 +183,7 @@ class Context:
     differences: tuple[Table, ...]
     verification_notes: tuple[Cell, ...]
     synthesis: tuple[Fact, ...]
+    synthesized: tuple[Table, ...]
     passes: tuple[Passage, ...]
     notes: tuple[Cell, ...]
     interface: tuple[Table, ...]
@@ -237,6 +238,7 @@ def _context(report: Row) -> Context:
         ),
         verification_notes=_texts(verification.get("notes")),
         synthesis=_facts(_part(report, "synthesis"), SYNTHESIS) if _part(report, "synthesis").get("flow") else (),
+        synthesized=_synthesized(report),
         passes=tuple(
             Passage(_text(p.get("name")), _truth(p.get("changed")), _texts(p.get("notes")))
             for p in _rows(report, "passes")
@@ -373,6 +375,21 @@ LAYERS = (
     Column("FF", "ff_estimate", _figure, "Estimate", total=True),
     Column("BRAM", "bram_estimate", _figure, "Estimate", total=True),
 )
+SYNTHESIZED = (
+    Column("Layer", "name", _text),
+    *(
+        Column(title, f"{kind}_{key}", _figure, kind.upper(), total=True)
+        for kind in ("lut", "ff", "bram")
+        for title, key in (("Synthesis", "synthesis"), ("Estimate", "estimate"))
+    ),
+)
+SEEDS = (
+    Column("Seed", "seed", _figure),
+    Column("Fmax, MHz", "fmax_mhz", _figure),
+    Column("Bitstream", "bitstream", _text),
+    Column("Bytes", "bytes", _figure),
+)
+USED = (Column("Resource", "name", _text), Column("Used", "used", _figure), Column("There are", "available", _figure))
 CHOICES = (
     Column("Layer", "name", _text),
     Column("Form", "form", _text),
@@ -452,6 +469,19 @@ def _tables(part: Row, *wanted: tuple[str, str, Sequence[Column]]) -> tuple[Tabl
     return tuple(_table(caption, columns, rows, "All layers") for caption, columns, rows in found if rows)
 
 
+def _synthesized(report: Row) -> tuple[Table, ...]:
+    """Synthesis beside the estimates, clocks of the seeds, and what is used of the device."""
+    found, layers = _part(report, "synthesis"), _rows(report, "layers")
+    kept = [row for row in layers if row.get("lut_synthesis") is not None]
+    used = [{"name": name.upper(), **part} for name, part in _part(found, "used").items() if isinstance(part, Mapping)]
+    return _tables(
+        {"layers": kept, "seeds": found.get("seeds"), "used": used},
+        ("layers", "Layers, synthesis beside estimate", SYNTHESIZED),
+        ("seeds", "Place and route; clocks by static timing, not measured on a board", SEEDS),
+        ("used", "Of the device, the registers around the accelerator included", USED),
+    )
+
+
 def _interface(report: Row) -> tuple[Table, ...]:
     """Ports and registers, where the report has them."""
     ports = _rows(report, "ports")
@@ -496,7 +526,11 @@ SYNTHESIS: tuple[tuple[str, str, Show], ...] = (
     ("FF", "ff", _figure),
     ("BRAM", "bram", _figure),
     ("DSP", "dsp", _figure),
-    ("Fmax by static timing, MHz", "fmax_mhz", _figure),
+    ("Device", "device", _text),
+    ("Family", "family", _text),
+    ("Layers optimized over their borders", "flattened", _truth),
+    ("Fmax by static timing, MHz, not measured on a board", "fmax_mhz", _figure),
+    ("Frames per second at that clock", "fps", _figure),
 )
 
 

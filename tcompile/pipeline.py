@@ -53,8 +53,10 @@ from tcompile.passes import (
     apply,
 )
 from tcompile.reference import Kernel, Mode
-from tcompile.report import build_report, with_hardware, with_verification
+from tcompile.report import build_report, layer_rows, with_hardware, with_synthesis, with_verification
 from tcompile.report import dump as dump_report
+from tcompile.synthesis import find_programs, job, results
+from tcompile.synthesis import run as run_flow
 from tcompile.verify import Network, Progress, Verification, frames_of, input_types, labels_of, random_inputs, verify
 from tcompile.version import __version__
 
@@ -541,6 +543,56 @@ def verify_build(
     replace_file(directory / "report.json", dump_report(report))
     replace_file(directory / "report.html", page(report))
     return report, found
+
+
+def synth_build(
+    directory: Path,
+    *,
+    flow: str = "nextpnr-ecp5",
+    target: str | None = None,
+    clock_mhz: float | None = None,
+    seed: int = 1,
+    seeds: int = 1,
+    flatten: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Synthesize a build directory and enter the results into its report.
+
+    Parameters
+    ----------
+    flow : str
+        Key of `tcompile.synthesis.FLOWS`.
+    target : str, optional
+        A device, or a family of Xilinx.
+    clock_mhz : float, optional
+        Clock to aim at; the one that was built for if left out.
+    seed, seeds : int
+        The first seed of the placer, and how many there are.
+    flatten : bool
+        Whether layers are optimized over their borders.
+    tell : callable, optional
+        Is told the name of each stage when it begins.
+
+    Raises
+    ------
+    UsageError
+        It is no build directory, an option is wrong, or the device is too small.
+    ToolError
+        A tool is missing, or failed.
+    InternalError
+        The accelerator multiplies.
+    """
+    asked = job(flow, target, clock_mhz=clock_mhz or 100.0, seed=seed, seeds=seeds, flatten=flatten)
+    opened = read_build(directory)
+    if clock_mhz is None:
+        asked = replace(asked, clock_mhz=float(opened.report["performance"]["clock_mhz"]))
+    programs = find_programs(flow)
+    run_flow(directory, asked, programs, tell)
+    found = results(directory, asked, opened.design(), layer_rows(opened.network.graph), programs.versions())
+    report = with_synthesis(opened.report, found)
+    replace_file(directory / "report.json", dump_report(report))
+    replace_file(directory / "report.html", page(report))
+    return report
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,22 @@ from tcompile.mapping.network import Mapped
 from tcompile.mapping.plan import Plan, Rival, labels
 from tcompile.passes import PassRecord
 from tcompile.reference import version
+from tcompile.synthesis import Synthesis
 from tcompile.verify import Difference, Verification
 from tcompile.version import __version__
+from tcompile.yosys import TECHNOLOGIES
 
-__all__ = ["SCHEMA", "build_report", "dump", "hardware", "layer_rows", "verdict", "with_hardware", "with_verification"]
+__all__ = [
+    "SCHEMA",
+    "build_report",
+    "dump",
+    "hardware",
+    "layer_rows",
+    "verdict",
+    "with_hardware",
+    "with_synthesis",
+    "with_verification",
+]
 
 SCHEMA = 1
 FLOAT_BITS = 32
@@ -36,11 +48,15 @@ TERNARY_BITS = 2
 Json = dict[str, Any]
 LAYER = [
     "MH", "MW", "PE", "SIMD", "form", "digit", "adders", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
-    "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate", "choices",
+    "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate", "lut_synthesis", "ff_synthesis",
+    "bram_synthesis", "choices",
 ]  # fmt: skip
 LAYERS = (I.Conv, I.Dense, I.SumPool, I.MaxPool, I.AddScaled, I.ArgMax, I.Concat)
 PERFORMANCE = ["ii_cycles", "ii_cycles_simulated", "latency_cycles", "latency_cycles_simulated", "clock_mhz", "fps"]
-SYNTHESIS = ["flow", "lut", "ff", "bram", "dsp", "fmax_mhz"]
+SYNTHESIS = [
+    "flow", "lut", "ff", "bram", "dsp", "fmax_mhz", "fps", "family", "device", "flattened", "clock_mhz", "seeds", "used", "estimate",
+    "bram_kbit", "memories_elsewhere", "memories_in_registers", "tools",
+]  # fmt: skip
 VERIFICATION = [
     "simulator", "samples", "mismatches", "reference", "differences_other_reference", "stall", "accuracy",
     "accuracy_reference", "agreement", "integers", "identical_outputs", "located", "located_other", "notes",
@@ -275,6 +291,48 @@ def with_verification(report: Json, found: Verification) -> Json:
             "notes": list(found.notes),
         },
     }
+
+
+def with_synthesis(report: Json, found: Synthesis) -> Json:
+    """The report with the results of a synthesis; estimates beside it are those for its family, where there is a model."""
+    job, speed, fmax = found.job, report["performance"], found.fmax_mhz
+    interval = speed["ii_cycles_simulated"] or speed["ii_cycles"]
+    rows = []
+    for k, row in enumerate(report["layers"]):
+        row = row | dict.fromkeys(["lut_synthesis", "ff_synthesis", "bram_synthesis"])
+        if found.layers:
+            row |= _resources(found.layers[k], "_synthesis")
+        if found.layer_estimates:
+            row |= _resources(found.layer_estimates[k], "_estimate")
+        rows.append(row)
+    return {
+        **report,
+        "layers": rows,
+        "synthesis": {
+            "flow": job.flow,
+            **_resources(found.total),
+            "dsp": found.dsp,
+            "fmax_mhz": fmax,
+            "fps": None if fmax is None or not interval else fmax * 1e6 / interval,
+            "family": job.family,
+            "device": None if job.device is None else job.device.name,
+            "flattened": job.flatten,
+            "clock_mhz": job.clock_mhz if job.is_routed else None,
+            "seeds": [
+                {"seed": r.seed, "fmax_mhz": r.fmax_mhz, "bitstream": r.bitstream, "bytes": r.bytes} for r in found.routes
+            ],
+            "used": {name: {"used": used, "available": there} for name, (used, there) in found.used.items()},
+            "estimate": None if found.estimate is None else _resources(found.estimate),
+            "bram_kbit": TECHNOLOGIES[job.family].kbit,
+            "memories_elsewhere": [asdict(m) for m in found.elsewhere],
+            "memories_in_registers": list(found.registers),
+            "tools": dict(found.tools),
+        },
+    }  # fmt: skip
+
+
+def _resources(found: Resources, suffix: str = "") -> Json:
+    return {f"lut{suffix}": found.lut, f"ff{suffix}": found.ff, f"bram{suffix}": found.bram}
 
 
 def _difference(found: Difference) -> Json:

@@ -23,6 +23,7 @@ __all__ = [
     "show_exploration",
     "show_layers",
     "show_point",
+    "show_synthesis",
     "show_verification",
 ]
 
@@ -34,6 +35,7 @@ GROUPS = {"tile": "tiles", "weight": "weights"}
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
 POINT_COLUMNS = ("model", "options", "forms", "cycles", "frames/s", "LUTs", "flip-flops", "block RAMs", "accuracy")
+SYNTHESIS_COLUMNS = ("layer", "op", "LUTs", "estimate", "FFs", "estimate", "BRAMs", "estimate")
 PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "LUTs")
 
 
@@ -235,6 +237,62 @@ def _other_reference(screen: Screen, found: Verification) -> None:
     if found.located_other:
         text += f", from {_short(found.located_other[0].node)} on"
     screen.say(text)
+
+
+def show_synthesis(screen: Screen, report: Report, directory: Path) -> None:
+    """What a synthesis found, layer by layer beside the estimates."""
+    if screen.as_json:
+        screen.json(report)
+        return
+    found = report["synthesis"]
+    if not found["flattened"]:
+        _synthesized_layers(screen, report)
+    where = found["device"] or found["family"]
+    screen.say(
+        f"{found['flow']} on {where}: {found['lut']} LUTs, {found['ff']} flip-flops, {found['bram']} block RAMs of"
+        f" {found['bram_kbit']} kbit, {found['dsp']} multipliers{_estimated(found['estimate'])}"
+    )
+    if found["used"]:
+        shares = (
+            f"{n['used']} of {n['available']} {name.upper()} ({n['used'] / n['available']:.0%})"
+            for name, n in found["used"].items()
+        )
+        screen.say("used of the device: " + ", ".join(shares))
+    if found["seeds"]:
+        _timing(screen, report, directory)
+    for memory in found["memories_elsewhere"]:
+        screen.note(
+            f"memory {memory['memory']} takes {memory['found']} block RAM cells, and was estimated to take {memory['estimated']}"
+        )
+    for name in found["memories_in_registers"]:
+        screen.note(f"memory {_short(name)} became registers")
+    screen.detail(", ".join(f"{tool} {_short(version)}" for tool, version in found["tools"].items()))
+
+
+def _synthesized_layers(screen: Screen, report: Report) -> None:
+    modelled = report["synthesis"]["estimate"] is not None
+    rows = [
+        [_short(r["name"]), r["op"], *(r[f"{kind}_{side}"] if side == "synthesis" or modelled else None
+         for kind in ("lut", "ff", "bram") for side in ("synthesis", "estimate"))]
+        for r in report["layers"]
+    ]  # fmt: skip
+    screen.table(_short(report["model"]["file"]), SYNTHESIS_COLUMNS, rows)
+
+
+def _estimated(estimate: Report | None) -> str:
+    return "" if estimate is None else f" (estimate: {estimate['lut']}, {estimate['ff']}, {estimate['bram']})"
+
+
+def _timing(screen: Screen, report: Report, directory: Path) -> None:
+    found, speed = report["synthesis"], report["performance"]
+    seeds = found["seeds"]
+    clocks = ", ".join(f"{s['fmax_mhz']:.1f}" for s in seeds)
+    told = f" (median of {len(seeds)} seeds: {clocks})" if len(seeds) > 1 else f" (seed {seeds[0]['seed']})"
+    screen.say(f"clock: {found['fmax_mhz']:.1f} MHz{told}, by static timing, not measured on a board")
+    if found["fps"] is not None:
+        screen.say(f"{found['fps']:,.0f} frames per second at that clock, a frame every {speed['ii_cycles']} cycles")
+    best = max(seeds, key=lambda s: s["fmax_mhz"])
+    screen.say(f"bitstream: {printable(str(directory / best['bitstream']))}, {best['bytes']} bytes")
 
 
 def _short(name: str) -> str:

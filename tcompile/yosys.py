@@ -41,6 +41,9 @@ class Technology:
     flat : str
         Option that dissolves the hierarchy where that is not done anyway.
     kbit : int
+    setup : str
+        A command that goes before: without a delay to aim at (in ps), each part that is mapped by itself is made as fast as it
+        can be, and large, however much slower others are.
     """
 
     synth: str
@@ -50,16 +53,12 @@ class Technology:
     dsp: tuple[str, ...]
     flat: str = ""
     kbit: int = 18
+    setup: str = ""
 
     @property
     def command(self) -> str:
         """Synthesis over the borders of modules."""
         return f"{self.synth} {self.flat}".rstrip()
-
-    @property
-    def memories(self) -> tuple[str, ...]:
-        """Kinds of cells that hold memories."""
-        return (*self.bram, *(kind for kind in self.lut if "RAM" in kind or "DPR" in kind))
 
     def count(self, found: Mapping[str, int]) -> Resources:
         """What cells by kind are in LUTs, flip-flops and block RAMs."""
@@ -84,7 +83,7 @@ _GOWIN_BLOCKS = dict.fromkeys(("SP", "SPX9", "SDPB", "SDPX9B", "DPB", "DPX9B", "
 TECHNOLOGIES = {
     "ecp5": Technology(
         "synth_ecp5", {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "TRELLIS_FF", {"DP16KD": 1, "PDPW16KD": 1},
-        ("MULT", "ALU24", "ALU54"),
+        ("MULT", "ALU24", "ALU54"), setup="scratchpad -set abc9.D 3000",
     ),
     "xc7": Technology("synth_xilinx -family xc7", _XILINX_LUTS, "FD", _XILINX_BLOCKS, ("DSP",), "-flatten"),
     "xcup": Technology("synth_xilinx -family xcup", _XILINX_LUTS, "FD", _XILINX_BLOCKS, ("DSP",), "-flatten"),

@@ -46,8 +46,9 @@ class _Layers:
 class _Flow:
     top: str
     shell: str
+    setup: str
     synth: str
-    memories: str
+    blocks: str
     multipliers: str
 
 
@@ -107,9 +108,9 @@ def _layers(design: Design, rows: Mapping[str, int]) -> tuple[_Layer, ...]:
 
 
 def _flow(top: str, name: str, technology: Technology) -> bytes:
-    memories, multipliers = _kinds(technology.memories), _kinds(f"{kind}*" for kind in technology.dsp)
+    blocks, multipliers = _kinds(technology.bram), _kinds(f"{kind}*" for kind in technology.dsp)
     shell = SHELL if name == "ecp5" else ""
-    return render("synth/flow.ys.j2", _Flow(top, shell, technology.command, memories, multipliers))
+    return render("synth/flow.ys.j2", _Flow(top, shell, technology.setup, technology.command, blocks, multipliers))
 
 
 def _kinds(names: Iterable[str]) -> str:

@@ -54,6 +54,7 @@ __all__ = [
     "Family",
     "Made",
     "Resources",
+    "block_rams",
     "estimate",
     "estimate_block",
     "estimate_parallel",
@@ -178,6 +179,13 @@ def roms(instance: Instance, family: Family) -> list[Amounts]:
         words = instance.memories.get(name)
         found.append(_rom(shape.depth, shape.width) if words is None else _filled(words, shape.width, family))
     return [_memory(rom, family) for rom in found]
+
+
+def block_rams(instance: Instance, family: Family) -> dict[str, int]:
+    """Block RAMs of each constant memory of an instance by name, and of all others together under an empty name."""
+    others = _total(made(instance.block, _known(family)), family)[2]
+    constant = zip(instance.block.memories, roms(instance, family), strict=True)
+    return {"": int(others), **{name: int(amounts[2]) for name, amounts in constant}}
 
 
 @lru_cache(maxsize=1)

@@ -69,12 +69,22 @@ class Job:
         told = {"FAMILY": self.family, "FLATTEN": "1" if self.flatten else ""}
         if self.is_routed:
             assert self.device is not None
-            told |= {"DEVICE": self.device.name, "CLOCK_MHZ": f"{self.clock_mhz:g}", "SEEDS": " ".join(map(str, self.seeds))}
+            told |= {
+                "DEVICE": self.device.name,
+                "CLOCK_MHZ": f"{self.clock_mhz:g}",
+                "SEEDS": " ".join(map(str, self.seeds)),
+            }
         return told
 
 
 def job(
-    flow: str, target: str | None = None, *, clock_mhz: float = 100.0, seed: int = 1, seeds: int = 1, flatten: bool = False
+    flow: str,
+    target: str | None = None,
+    *,
+    clock_mhz: float = 100.0,
+    seed: int = 1,
+    seeds: int = 1,
+    flatten: bool = False,
 ) -> Job:
     """A checked job.
 
@@ -98,7 +108,9 @@ def job(
         problems.append(Problem("bad-option", f"the clock must lie between 0 and 10000 MHz, not {clock_mhz:g}"))
     if seed < 1 or not 1 <= seeds <= MOST_SEEDS:
         problems.append(
-            Problem("bad-option", f"the seed must be at least 1 and there may be 1 to {MOST_SEEDS}, not {seed} and {seeds}")
+            Problem(
+                "bad-option", f"the seed must be at least 1 and there may be 1 to {MOST_SEEDS}, not {seed} and {seeds}"
+            )
         )
     if problems:
         raise UsageError(problems)
@@ -122,7 +134,9 @@ def _family(flow: str, target: str | None) -> tuple[str, Device | None]:
     known = [n for n, d in DEVICES.items() if (d.family == "ecp5") == (kind == "ecp5")]
     if (part.family == "ecp5") != (kind == "ecp5") or (flow == "nextpnr-ecp5" and part.name not in ROUTED):
         hint = f"there are {', '.join(known)}"
-        raise UsageError(Problem("unknown-target", f"{flow} must be given a device that it knows, not {printable(name)}", hint=hint))
+        raise UsageError(
+            Problem("unknown-target", f"{flow} must be given a device that it knows, not {printable(name)}", hint=hint)
+        )
     if kind == "ecp5":
         return "ecp5", part
     return "xc7" if name.startswith("xc7") else "xcup", part

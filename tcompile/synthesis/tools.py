@@ -53,7 +53,9 @@ class Programs:
         return {name: self._version(words) for name, words in self.commands.items()}
 
     def _version(self, words: Sequence[str]) -> str:
-        done = subprocess.run([*words, "--version"], env=self.environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*words, "--version"], env=self.environment(), capture_output=True, text=True, check=False
+        )
         found = VERSION.search(done.stdout + done.stderr)
         return found[1] if found else "unknown"
 
