@@ -140,6 +140,7 @@ def _readme(report: Json) -> str:
             "|---|---|",
             "| rtl/ | plain Verilog: tcompile_top.v, one file per kind of block, contents of memories (.mem) |",
             "| sim/ | `make -C sim` runs the golden frames in Verilator (on PATH, as in an activated environment), `make -C sim cocotb` in cocotb |",
+            "| synth/ | `make -C synth` places, routes and times it on an ECP5 and packs a bitstream (yosys and nextpnr on PATH), `make -C synth yosys-xilinx` and others count resources |",
             "| host/ | host_pre.onnx (model inputs to codes), host_post.onnx (integers to model outputs), pack.py (codes to beats), layout.json (their order) |",
             "| host/ports.json | which tensor each port carries, scales included |",
             "| report.html | what was built, as a page; report.json is the same as data |",
@@ -148,7 +149,7 @@ def _readme(report: Json) -> str:
             "",
             "Ports: AXI4-Stream s_axis_0 ... and m_axis_0 ..., AXI4-Lite s_axi_control; widths and registers are in report.html.",
             "",
-            "Next: `tcompile verify THIS_FOLDER --inputs X.npz`",
+            "Next: `tcompile verify THIS_FOLDER --inputs X.npz`, `tcompile synth THIS_FOLDER`",
             "",
         ]
     )

@@ -30,12 +30,13 @@ KEYS = {
     "performance": "ii_cycles ii_cycles_simulated latency_cycles latency_cycles_simulated clock_mhz fps",
     "verification": "simulator samples mismatches reference differences_other_reference stall accuracy accuracy_reference"
     " agreement integers identical_outputs located located_other notes",
-    "synthesis": "flow lut ff bram dsp fmax_mhz",
+    "synthesis": "flow lut ff bram dsp fmax_mhz fps family device flattened clock_mhz seeds used estimate bram_kbit"
+    " memories_elsewhere memories_in_registers tools",
     "tools": "tcompile onnxruntime onnx numpy python",
 }
 LAYER_KEYS = (
     "name op onnx_nodes MH MW PE SIMD form digit adders planes tiles tiles_kept positions cycles_predicted cycles_simulated"
-    " additions_dense additions_done lut_estimate ff_estimate bram_estimate choices"
+    " additions_dense additions_done lut_estimate ff_estimate bram_estimate lut_synthesis ff_synthesis bram_synthesis choices"
 )
 
 
@@ -130,6 +131,16 @@ def test_build_writes_the_documented_files(built):
             "sim/probe.vlt",
             "sim/streams.json",
             "sim/test_bench.py",
+            "synth/Makefile",
+            "synth/ecp5.ys",
+            "synth/gowin.ys",
+            "synth/ice40.ys",
+            "synth/layers.ys",
+            "synth/read.ys",
+            "synth/shell.v",
+            "synth/whole.ys",
+            "synth/xc7.ys",
+            "synth/xcup.ys",
         ]
     )
     for name in names:

@@ -25,7 +25,7 @@ HOSTILE = [
 ]  # fmt: skip
 CLEAN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 WORDS = re.compile(r"\"[^\"\n]*\"|//[^\n]*|/\*.*?\*/|\\\S+|\$?[^\W\d][\w$]*", re.DOTALL)  # no numbers
-TOOLS = ("rtl/", "sim/", "host/pack.py")
+TOOLS = ("rtl/", "sim/", "synth/", "host/pack.py")
 
 
 def network() -> tuple[Net, list[str]]:
@@ -147,10 +147,34 @@ def test_memories_and_golden_frames_do_not_know_the_names(hostile, harmless):
 def test_benches_do_not_know_the_names(hostile, harmless):
     """Programs, scripts and rules for make are the same files; the names of values are in JSON."""
     kinds = [
-        {n: t for n, t in texts(b).items() if not n.endswith((".v", ".json", ".mem"))} for b in (hostile, harmless)
+        {n: t for n, t in texts(b).items() if not n.endswith((".v", ".json", ".mem", "layers.ys"))}
+        for b in (hostile, harmless)
     ]
     assert kinds[0] == kinds[1]
-    assert {"sim/Makefile", "sim/bench.cpp", "sim/probe.vlt", "sim/test_bench.py", "host/pack.py"} <= set(kinds[0])
+    assert {
+        "synth/Makefile",
+        "synth/ecp5.ys",
+        "sim/Makefile",
+        "sim/bench.cpp",
+        "sim/probe.vlt",
+        "sim/test_bench.py",
+        "host/pack.py",
+    } <= set(kinds[0])
+
+
+def test_scripts_of_synthesis_name_plain_cells_of_the_top(hostile):
+    """Layers by number, cells by the identifiers of the Verilog."""
+    script = hostile.files["synth/layers.ys"].decode()
+    named = set(re.findall(r"tcompile_top/([um]_[a-z0-9_]+)\b", script))
+    assert (
+        named
+        == set(re.findall(r"^    (?:\) |tc_\w+ )([um]_\w+) \(", hostile.files["rtl/tcompile_top.v"].decode(), re.M))
+        & named
+    )
+    rest = re.sub(r" tcompile_top/[um]_[a-z0-9_]+\b", "", script)
+    assert len(named) > 10 and re.sub(r"layer_\d+", "layer", rest).count('submod "layer"\n') == rest.count(
+        "setattr -set"
+    )
 
 
 def test_tools_read_no_text_of_the_names(hostile, harmless):
