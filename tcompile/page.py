@@ -388,6 +388,7 @@ SEEDS = (
     Column("Fmax, MHz", "fmax_mhz", _figure),
     Column("Bitstream", "bitstream", _text),
     Column("Bytes", "bytes", _figure),
+    Column("Longest path through", "critical_path", _any),
 )
 USED = (Column("Resource", "name", _text), Column("Used", "used", _figure), Column("There are", "available", _figure))
 CHOICES = (

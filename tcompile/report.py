@@ -319,7 +319,8 @@ def with_synthesis(report: Json, found: Synthesis) -> Json:
             "flattened": job.flatten,
             "clock_mhz": job.clock_mhz if job.is_routed else None,
             "seeds": [
-                {"seed": r.seed, "fmax_mhz": r.fmax_mhz, "bitstream": r.bitstream, "bytes": r.bytes} for r in found.routes
+                {"seed": r.seed, "fmax_mhz": r.fmax_mhz, "bitstream": r.bitstream, "bytes": r.bytes, "critical_path": list(r.critical)}
+                for r in found.routes
             ],
             "used": {name: {"used": used, "available": there} for name, (used, there) in found.used.items()},
             "estimate": None if found.estimate is None else _resources(found.estimate),

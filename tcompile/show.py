@@ -292,6 +292,8 @@ def _timing(screen: Screen, report: Report, directory: Path) -> None:
     if found["fps"] is not None:
         screen.say(f"{found['fps']:,.0f} frames per second at that clock, a frame every {speed['ii_cycles']} cycles")
     best = max(seeds, key=lambda s: s["fmax_mhz"])
+    if best["critical_path"]:
+        screen.say(f"longest path (seed {best['seed']}): {' -> '.join(best['critical_path'])}")
     screen.say(f"bitstream: {printable(str(directory / best['bitstream']))}, {best['bytes']} bytes")
 
 

@@ -23,6 +23,7 @@ __all__ = ["Placed", "Route", "Synthesis", "results"]
 
 CREATOR = re.compile(r"Yosys (\S+)")
 ROUTED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD"}  # as nextpnr calls them
+INSTANCE = re.compile(r"(?:^|\.)[um]_([a-z0-9_]+)\.")  # of a cell of the top level
 DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -41,6 +42,8 @@ class Route:
         Its size.
     used : mapping of str to (int, int)
         What is used of the device, and what there is, the registers around the accelerator included.
+    critical : tuple of str
+        The instances of the design that the longest path leads through.
     """
 
     seed: int
@@ -48,6 +51,7 @@ class Route:
     bitstream: str
     bytes: int
     used: Mapping[str, tuple[int, int]]
+    critical: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,4 +212,13 @@ def _route(directory: Path, job: Job, seed: int) -> Route:
     used = {ours: (int(parts[theirs]["used"]), int(parts[theirs]["available"])) for ours, theirs in ROUTED.items()}
     (clock,) = report["fmax"].values()
     bitstream = f"{folder}/seed-{seed}.bit"
-    return Route(seed, float(clock["achieved"]), bitstream, (directory / bitstream).stat().st_size, used)
+    size = (directory / bitstream).stat().st_size
+    return Route(seed, float(clock["achieved"]), bitstream, size, used, _critical(report["critical_paths"]))
+
+
+def _critical(paths: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Instances along the longest path between registers; those at pins end or begin at no clock."""
+    inner = [p["path"] for p in paths if p["from"] == p["to"]]
+    longest = max(inner, key=lambda path: sum(float(step["delay"]) for step in path), default=[])
+    cells = (str(step[end].get("cell", "")) for step in longest for end in ("from", "to"))
+    return tuple(dict.fromkeys(found[1] for cell in cells if (found := INSTANCE.search(cell))))
