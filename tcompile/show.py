@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_ke
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
 COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
 GROUPS = {"tile": "tiles", "weight": "weights"}
+NAMED = 4  # memories that a note names
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
 POINT_COLUMNS = ("model", "options", "forms", "cycles", "frames/s", "LUTs", "flip-flops", "block RAMs", "accuracy")
@@ -260,13 +261,17 @@ def show_synthesis(screen: Screen, report: Report, directory: Path) -> None:
         screen.say("used of the device: " + ", ".join(shares))
     if found["seeds"]:
         _timing(screen, report, directory)
-    for memory in found["memories_elsewhere"]:
-        screen.note(
-            f"memory {memory['memory']} takes {memory['found']} block RAM cells, and was estimated to take {memory['estimated']}"
-        )
-    for name in found["memories_in_registers"]:
-        screen.note(f"memory {_short(name)} became registers")
+    elsewhere = [f"{m['memory']} ({m['found']}, estimate {m['estimated']})" for m in found["memories_elsewhere"]]
+    _named(screen, "in block RAMs, or not, against the estimate", elsewhere)
+    _named(screen, "became registers", [_short(name) for name in found["memories_in_registers"]])
     screen.detail(", ".join(f"{tool} {_short(version)}" for tool, version in found["tools"].items()))
+
+
+def _named(screen: Screen, what: str, names: Sequence[str]) -> None:
+    """How many memories, and the first of them."""
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        screen.note(f"memories {what}: {', '.join(names[:NAMED])}{more}")
 
 
 def _synthesized_layers(screen: Screen, report: Report) -> None:

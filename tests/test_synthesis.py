@@ -419,7 +419,8 @@ def test_other_families_are_counted(copy, flow, device):
     found = read(copy, of)
     first, second = found.layers
     assert alike(first, second) and first.lut > 0 and first.ff > 0
-    assert (found.elsewhere, found.registers, found.dsp) == ((), (), 0)
+    assert (found.elsewhere, found.dsp) == ((), 0)
+    assert bool(found.registers) == (flow == "yosys-ice40")  # which has no memories in LUTs
 
 
 @pytest.mark.exhaustive
