@@ -24,7 +24,7 @@ from tcompile.errors import InternalError, ToolError, UsageError
 from tcompile.mapping.estimate import Resources
 from tcompile.report import with_synthesis
 from tcompile.synthesis import FLOWS, Route, Synthesis, find_programs, job, results, run
-from tcompile.synthesis.results import Placed
+from tcompile.synthesis.results import Placed, _critical
 from tcompile.yosys import TECHNOLOGIES, below, modules_of
 from tests.command import refused, tcompile, tree
 from tests.designs import BUS, LAYOUT, design, expected, inputs
@@ -350,6 +350,24 @@ def test_flattened_layers_have_none():
     found = routed(100.0)
     (row,) = with_synthesis(REPORT, replace(found, layers=(), job=replace(found.job, flatten=True)))["layers"]
     assert row["lut_synthesis"] is None
+
+
+def step(delay: float, start: str, end: str) -> dict:
+    return {"delay": delay, "from": {"cell": start}, "to": {"cell": end}}
+
+
+def test_longest_path_leads_through_instances():
+    """Paths to and from pins have no clock at one end; carry cells that nextpnr adds have no place in the hierarchy."""
+    inner = [step(1.5, "accelerator.top_layer_0.u_conv_engine.kept_FF", "$nextpnr_CCU2C_5"),
+             step(2.5, "$nextpnr_CCU2C_5", "accelerator.m_conv_weights.mem.0.0"), step(0, "x", "accelerator.u_pad.have")]  # fmt: skip
+    short = [step(3.0, "accelerator.u_other.a", "accelerator.u_other.b")]
+    paths = [
+        {"from": "posedge clk", "to": "posedge clk", "path": short},
+        {"from": "posedge clk", "to": "posedge clk", "path": inner},
+        {"from": "<async>", "to": "posedge clk", "path": [step(9.0, "drive", "accelerator.u_late.a")]},
+    ]
+    assert _critical(paths) == ("conv_engine", "conv_weights", "pad")
+    assert _critical([]) == ()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -219,6 +219,10 @@ def _route(directory: Path, job: Job, seed: int) -> Route:
 def _critical(paths: list[dict[str, Any]]) -> tuple[str, ...]:
     """Instances along the longest path between registers; those at pins end or begin at no clock."""
     inner = [p["path"] for p in paths if p["from"] == p["to"]]
-    longest = max(inner, key=lambda path: sum(float(step["delay"]) for step in path), default=[])
+    longest: list[dict[str, Any]] = max(inner, key=_delay, default=[])
     cells = (str(step[end].get("cell", "")) for step in longest for end in ("from", "to"))
     return tuple(dict.fromkeys(found[1] for cell in cells if (found := INSTANCE.search(cell))))
+
+
+def _delay(path: list[dict[str, Any]]) -> float:
+    return sum(float(step["delay"]) for step in path)
