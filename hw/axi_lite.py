@@ -18,7 +18,18 @@ from amaranth.lib.wiring import In, Out
 
 from hw.axi_stream import INPUT_EVENTS, OUTPUT_EVENTS, Pins
 
-__all__ = ["MAGIC", "MAP_VERSION", "OKAY", "SLVERR", "Control", "Register", "Registers", "register_map"]
+__all__ = [
+    "MAGIC",
+    "MAP_VERSION",
+    "OKAY",
+    "SLVERR",
+    "Control",
+    "Field",
+    "Register",
+    "Registers",
+    "fields",
+    "register_map",
+]
 
 MAGIC = 0x54434D50  # TCMP
 MAP_VERSION = 1
@@ -85,6 +96,41 @@ def register_map(inputs: int, outputs: int) -> list[Register]:
             ),
         ]
     return rows
+
+
+class Field(NamedTuple):
+    """Bits of a register.
+
+    Parameters
+    ----------
+    name : str
+    low, width : int
+        Number of the lowest bit, and how many there are.
+    access : str
+        As that of `Register`.
+    description : str
+    """
+
+    name: str
+    low: int
+    width: int
+    access: str
+    description: str
+
+
+def fields(register: Register, inputs: int) -> list[Field]:
+    """The bits of a register that mean something, of an accelerator with so many inputs, lowest first."""
+    if register.name == "control":
+        return [Field("clear_counters", 0, 1, "w1", "set all counters to zero")]
+    if register.name == "status":
+        rows = [Field("busy", 0, 1, "ro", "a frame has begun and not left")]
+        for k in range(inputs):
+            rows += [
+                Field(f"input_{k}_early", 2 + 2 * k, 1, "w1c", f"a TLAST came early at input {k}"),
+                Field(f"input_{k}_late", 3 + 2 * k, 1, "w1c", f"a TLAST was missing at input {k}"),
+            ]
+        return rows
+    return [Field("value", 0, 32, register.access, register.description)]
 
 
 @dataclass(frozen=True)

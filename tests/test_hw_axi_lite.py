@@ -11,7 +11,7 @@ import pytest
 from amaranth.hdl import Cat, ClockDomain, Const, Module
 from amaranth.sim import Simulator
 
-from hw.axi_lite import OKAY, SLVERR, Control, Registers, register_map
+from hw.axi_lite import OKAY, SLVERR, Control, Registers, fields, register_map
 
 IDENTITY = tuple(0x01234567 + 0x11111111 * k for k in range(8))
 CONTROL = Control(2, 1)
@@ -295,6 +295,26 @@ def test_ports_beyond_8_bits_of_address_answer():
     high = {"out8_frame_out", "in14_stalled", "in14_error_late"}
     log = talk(reads=reads, control=control, events=lambda c: high if c < 2 else set())
     assert [data for data, _ in log.reads] == [2, 2, 1 << 31 | 1]
+
+
+@pytest.mark.parametrize("inputs, outputs", [(1, 1), (2, 3), (15, 20)])
+def test_fields_of_a_register_are_bits_of_their_own(inputs, outputs):
+    for row in register_map(inputs, outputs):
+        bits = [b for f in fields(row, inputs) for b in range(f.low, f.low + f.width)]
+        assert bits == sorted(set(bits)) and bits[0] >= 0 and bits[-1] < 32
+        names = [f.name for f in fields(row, inputs)]
+        assert len(set(names)) == len(names)
+        assert row.access in {f.access for f in fields(row, inputs)}
+
+
+@pytest.mark.parametrize("event", ["early", "late"])
+@pytest.mark.parametrize("port", range(15))
+def test_fields_of_status_are_where_errors_appear(port, event):
+    model = Registers(Control(15, 1))
+    model.tick({f"in{port}_error_{event}": True})
+    (status,) = (row for row in model.control.registers if row.name == "status")
+    word, _ = model.read(status.offset)
+    assert [f.name for f in fields(status, 15) if word >> f.low & 1] == [f"input_{port}_{event}"]
 
 
 @pytest.mark.parametrize(
