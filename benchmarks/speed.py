@@ -76,7 +76,7 @@ CASES = (
 
 # Clock, valid constant data with TLAST where it belongs for as many frames, constant ready; only ready is looked at.
 BARE = r"""
-#include "Vtop.h"
+#include "Vtcompile_top.h"
 #include "verilated.h"
 #include <chrono>
 #include <cstdio>
@@ -88,7 +88,7 @@ double sc_time_stamp() { return 0; }
 int main(int, char** argv) {
     const unsigned long long cycles = std::strtoull(argv[1], nullptr, 10);
     VerilatedContext context;
-    Vtop top{&context};
+    Vtcompile_top top{&context};
     top.ap_rst_n = 0;
     for (int k = 0; k < 4; ++k) { top.ap_clk = 0; top.eval(); top.ap_clk = 1; top.eval(); }
     top.ap_rst_n = 1;

@@ -37,6 +37,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Bench:
+    top: str
     patience: int
     inputs: tuple[_Port, ...]
     outputs: tuple[_Port, ...]
@@ -74,6 +75,7 @@ def sim_files(interface: Interface, inputs: Sequence[Beats], outputs: Sequence[B
 
 def _bench(interface: Interface) -> _Bench:
     return _Bench(
+        interface.top,
         interface.patience,
         tuple(map(_port, interface.inputs)),
         tuple(map(_port, interface.outputs)),
