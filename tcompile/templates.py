@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["render", "template_folder"]
+__all__ = ["render", "tcl_word", "template_folder", "yaml_text"]
+
+TCL_PLAIN = re.compile(r"[A-Za-z0-9_./-]")
 
 
 def template_folder() -> Path:
@@ -23,7 +27,7 @@ def template_folder() -> Path:
 def _environment(escape: bool) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(template_folder()),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -31,6 +35,19 @@ def _environment(escape: bool) -> Environment:
         keep_trailing_newline=True,
         autoescape=escape,
     )
+    found.filters |= {"tcl": tcl_word, "yaml": yaml_text}
+    return found
+
+
+def yaml_text(text: str) -> str:
+    """A string of YAML in double quotes, in ASCII."""
+    return '"' + "".join(json.dumps(c)[1:-1] if c < "\U00010000" else f"\\U{ord(c):08x}" for c in text) + '"'
+
+
+def tcl_word(text: str) -> str:
+    """One word of Tcl whose value is the text, whatever is in it."""
+    escaped = "".join(c if TCL_PLAIN.match(c) else f"\\u{ord(c):04x}" if c < " " else f"\\{c}" for c in text)
+    return escaped or "{}"
 
 
 def render(name: str, context: Any, *, escape: bool = False) -> bytes:

@@ -112,12 +112,16 @@ def test_build_writes_the_documented_files(built):
     assert sorted(n for n in names if not n.startswith("rtl/")) == sorted(
         [
             "README.md",
+            "component.xml",
+            "host/driver.py",
             "host/golden.npz",
             "host/host_post.onnx",
             "host/host_pre.onnx",
             "host/layout.json",
             "host/pack.py",
             "host/ports.json",
+            "host/registers.json",
+            "host/tcompile.h",
             "mapping.json",
             "model.lowered.onnx",
             "network.ir",
@@ -141,6 +145,8 @@ def test_build_writes_the_documented_files(built):
             "synth/whole.ys",
             "synth/xc7.ys",
             "synth/xcup.ys",
+            "synth/vivado.tcl",
+            "tcompile_top.core",
         ]
     )
     for name in names:

@@ -78,7 +78,7 @@ def test_golden_frames_load_and_are_the_same_bytes():
 def test_all_files_of_a_design():
     golden = {"s_axis_0": FRAMES, "m_axis_0": FRAMES}
     files = emit(design(), golden, patience=99)
-    assert {n.split("/")[0] for n in files} == {"rtl", "sim", "host"}
+    assert {n.split("/")[0] for n in files} == {"rtl", "sim", "host", "synth", "component.xml", "tiny.core"}
     assert json.loads(files["sim/streams.json"])["patience"] == 99
     assert len(files["sim/golden/s_axis_0.bin"]) == 3 * 40 * 2
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from tcompile import templates
@@ -33,3 +35,18 @@ def test_fields_of_the_context_are_rendered():
 def test_other_names_are_errors_wrong():
     with pytest.raises(UndefinedError):
         templates.render("rtl/top.v.j2", Context())
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=0xD7FF)))
+def test_tcl_reads_the_text_of_a_word_back(text):
+    tkinter = pytest.importorskip("tkinter", reason="this Python has no Tcl")
+    tcl = tkinter.Tcl()
+    tcl.eval("proc told {args} { global words; set words $args }")
+    tcl.eval(f"told {templates.tcl_word(text)} end")
+    assert tcl.splitlist(tcl.getvar("words")) == (text, "end")
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_yaml_reads_text_back(text):
+    yaml = pytest.importorskip("yaml", reason="there is no reader of YAML: pip install fusesoc")
+    assert yaml.safe_load(f"key: {templates.yaml_text(text)}") == {"key": text}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,12 @@ HOSTILE = [
     'say "hi"', "it's", "two\nlines\r\n", "$(rm -rf zqx)", "`touch zqx`", "; rm zqx #", "../../zqx", "/etc/zqx", "a/../b",
     "zqx\\", "*/ zqx /*", "// zqx", "`define zqx", "{{ zqx }}", "{% zqx %}", "%s%n{0}", "<script>zqx</script>", "$display",
     "\x1b[31mzqx", "größe", "卷积", "\u202ezqx", "🙂", "0", "9lives", "a.b", "a-b", "a_b", "A_B", "a b", "_", "__", "-rf",
-    "zqx" * 100, " ", "conv\t1", "CON", "aux.v", "end", "endmodule", "int", "nan", "None", "x" * 41, "x" * 40 + "y",
+    "zqx" * 100, " ", "conv\t1", "<script>", "$(rm)", "`", "{{7*7}}", "[exec rm zqx]", "${zqx}", "$zqx", "]]> zqx", "--> zqx",
+    "&zqx;", "' or zqx", "- zqx: {", "#zqx", "zqx */", "CON", "aux.v", "end", "endmodule", "int", "nan", "None", "x" * 41, "x" * 40 + "y",
 ]  # fmt: skip
 CLEAN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 WORDS = re.compile(r"\"[^\"\n]*\"|//[^\n]*|/\*.*?\*/|\\\S+|\$?[^\W\d][\w$]*", re.DOTALL)  # no numbers
-TOOLS = ("rtl/", "sim/", "synth/", "host/pack.py")
+DATA = (".json", ".onnx", ".npz", ".bin", ".ir", ".html")  # where the names stand, each in its own quotes
 
 
 def network() -> tuple[Net, list[str]]:
@@ -85,14 +89,14 @@ def _harmless(tmp_path_factory):
     return bundle(compiled(saved(tmp_path_factory.mktemp("harmless"), None), pe=2, simd=2))
 
 
-@pytest.fixture(name="hostile", scope="module", params=[0, 11, 22, 33, 44])
+@pytest.fixture(name="hostile", scope="module", params=[0, 11, 22, 33, 44, 55])
 def _hostile(request, tmp_path_factory):
     return bundle(compiled(saved(tmp_path_factory.mktemp("hostile"), request.param), pe=2, simd=2))
 
 
 def texts(found: Bundle) -> dict[str, str]:
-    """Files that tools read, but not the golden frames."""
-    return {n: c.decode() for n, c in found.files.items() if n.startswith(TOOLS) and not n.endswith(".bin")}
+    """Files that tools and compilers read."""
+    return {n: c.decode() for n, c in found.files.items() if not n.endswith(DATA)}
 
 
 def test_file_names_are_clean(hostile):
@@ -147,7 +151,7 @@ def test_memories_and_golden_frames_do_not_know_the_names(hostile, harmless):
 def test_benches_do_not_know_the_names(hostile, harmless):
     """Programs, scripts and rules for make are the same files; the names of values are in JSON."""
     kinds = [
-        {n: t for n, t in texts(b).items() if not n.endswith((".v", ".json", ".mem", "layers.ys"))}
+        {n: t for n, t in texts(b).items() if n.startswith(("sim/", "host/")) and not n.endswith(".h")}
         for b in (hostile, harmless)
     ]
     assert kinds[0] == kinds[1]
@@ -159,6 +163,7 @@ def test_benches_do_not_know_the_names(hostile, harmless):
         "sim/probe.vlt",
         "sim/test_bench.py",
         "host/pack.py",
+        "host/driver.py",
     } <= set(kinds[0])
 
 
@@ -175,6 +180,92 @@ def test_scripts_of_synthesis_name_plain_cells_of_the_top(hostile):
     assert len(named) > 10 and re.sub(r"layer_\d+", "layer", rest).count('submod "layer"\n') == rest.count(
         "setattr -set"
     )
+
+
+INTEGRATION = ["component.xml", "tcompile_top.core", "synth/vivado.tcl", "host/tcompile.h"]
+
+
+@pytest.mark.parametrize("name", INTEGRATION)
+def test_files_for_other_flows_know_only_the_names_of_memories(hostile, harmless, name):
+    """Apart from those and from the identity, which depends on them, they are the same files."""
+    found, usual = (neutral(b.files[name].decode()) for b in (hostile, harmless))
+    assert found == usual
+
+
+def neutral(text: str) -> list[str]:
+    """The words of a text in any order, but not memories and constants of 32 bits."""
+    return sorted(w for w in re.split(r"\s+", re.sub(r"\w+\.mem\b|0x[0-9A-F]{8}u|'h[0-9A-F]{5,8}\b", "@", text)))
+
+
+def test_xml_is_well_formed_and_its_elements_are_the_usual_ones(hostile, harmless):
+    trees = [[e.tag for e in ET.fromstring(b.files["component.xml"]).iter()] for b in (hostile, harmless)]
+    assert trees[0] == trees[1]
+
+
+def test_tcl_is_complete_and_runs_no_command_in_a_name(hostile):
+    tcl = pytest.importorskip("tkinter", reason="this Python has no Tcl").Tcl()
+    called = []
+    for word in ("exec", "open", "source", "file"):
+        tcl.eval(f"rename {word} {{}}")
+    tcl.createcommand("unknown", lambda *words: called.append(words[0]) or "")
+    script = hostile.files["synth/vivado.tcl"].decode()
+    assert tcl.call("info", "complete", script)
+    tcl.eval(script.split("proc ")[0])
+    assert set(called) == {"file"}
+    assert len(tcl.splitlist(tcl.getvar("memories"))) == sum(n.endswith(".mem") for n in hostile.files)
+
+
+def test_core_is_yaml_that_names_files_only(hostile):
+    yaml = pytest.importorskip("yaml", reason="there is no reader of YAML: pip install fusesoc")
+    core = yaml.safe_load(hostile.files["tcompile_top.core"].decode().split("\n", 1)[1])
+    named = {
+        n
+        for f in core["filesets"].values()
+        for entry in f["files"]
+        for n in ([entry] if isinstance(entry, str) else entry)
+    }
+    assert named <= set(hostile.files)
+
+
+@pytest.mark.parametrize("name", ["host/tcompile.h", "sim/bench.cpp"])
+def test_comments_of_c_end_where_they_should(hostile, harmless, name):
+    found, usual = (
+        re.sub(r"/\*.*?\*/|//[^\n]*|0x[0-9A-F]{8}u", "", b.files[name].decode(), flags=re.DOTALL)
+        for b in (hostile, harmless)
+    )
+    assert found == usual
+
+
+class Tags(HTMLParser):
+    """What a browser sees of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_has_no_elements_from_names(hostile, harmless):
+    found, usual = (Tags(b.files["report.html"].decode()) for b in (hostile, harmless))
+    assert {t for t, _ in found.tags} <= {t for t, _ in usual.tags} | {"abbr"}
+    assert not {a for _, attrs in found.tags for a in attrs if a.startswith("on")}
+    assert "script" not in {t for t, _ in found.tags}
+
+
+def test_names_in_data_are_read_back_as_they_are(hostile):
+    """JSON and the text of the network quote them; nothing in them is computed or cut."""
+    ports = json.loads(hostile.files["host/ports.json"])
+    names = [p["tensor"] for kind in ("inputs", "outputs") for p in ports[kind]]
+    assert set(names) <= set(HOSTILE) | {f"{n} {n}" for n in HOSTILE}
+    assert all(json.loads(c) for n, c in hostile.files.items() if n.endswith(".json"))
+    assert b"{{49}}" not in hostile.files["report.html"]
 
 
 def test_tools_read_no_text_of_the_names(hostile, harmless):

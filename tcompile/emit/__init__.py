@@ -1,4 +1,4 @@
-"""Files of a build directory made from a design: Verilog, memories, benches, what the host needs."""
+"""Files of a build directory made from a design: Verilog, memories, benches, what the host and other flows need."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from tcompile.emit.bench import sim_files
 from tcompile.emit.host import host_files
+from tcompile.emit.integrate import integration_files
 from tcompile.emit.synth import CLOCK_MHZ, synth_files
-from tcompile.emit.top import rtl_files
+from tcompile.emit.top import rtl
 from tcompile.mapping.design import Design, Edge
 from tcompile.simulate.interface import Interface
 
@@ -24,7 +25,7 @@ def emit(
     rows: Mapping[str, int] | None = None,
     clock_mhz: float = CLOCK_MHZ,
 ) -> dict[str, bytes]:
-    """All files of ``rtl``, ``sim``, ``synth`` and ``host`` that follow from a design, by relative path.
+    """All files that follow from a design, by relative path: ``rtl``, ``sim``, ``synth``, ``host`` and what other flows need.
 
     The same design and frames give the same bytes.
 
@@ -48,11 +49,13 @@ def emit(
     interface = Interface.of(design, patience)
     inputs = [_beats(design, e, golden[f"s_axis_{e.port}"]) for e in design.inputs]
     outputs = [_beats(design, e, golden[f"m_axis_{e.port}"]) for e in design.outputs]
+    written = rtl(design)
     return {
-        **rtl_files(design),
+        **written.files,
         **sim_files(interface, inputs, outputs),
         **synth_files(design, rows or {}, clock_mhz),
         **host_files(design, golden),
+        **integration_files(design, written),
     }
 
 

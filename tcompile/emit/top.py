@@ -14,7 +14,23 @@ from tcompile.mapping.design import Design
 from tcompile.simulate.netlist import Net, Netlist, Pin, netlist
 from tcompile.templates import render
 
-__all__ = ["rtl_files"]
+__all__ = ["Rtl", "rtl", "rtl_files"]
+
+
+@dataclass(frozen=True)
+class Rtl:
+    """The ``rtl`` folder.
+
+    Parameters
+    ----------
+    files : dict of str to bytes
+        By relative path.
+    netlist : Netlist
+        The top level: its name, its pins, its identity.
+    """
+
+    files: dict[str, bytes]
+    netlist: Netlist
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,12 @@ class _Nothing:
 
 
 def rtl_files(design: Design) -> dict[str, bytes]:
-    """Files below ``rtl`` by relative path; the top level's is named after the design.
+    """Files below ``rtl`` by relative path."""
+    return rtl(design).files
+
+
+def rtl(design: Design) -> Rtl:
+    """Files below ``rtl``, and what the top level looks like from outside; its file is named after the design.
 
     The identity that the control registers show is the SHA-256 of everything else in the folder.
     """
@@ -69,7 +90,7 @@ def rtl_files(design: Design) -> dict[str, bytes]:
     identity = identity_of({**files, "top": render("rtl/top.v.j2", _top(net, written, names))})
     known = replace(net, identity=pack(identity, 32))
     files[f"rtl/{design.name}.v"] = render("rtl/top.v.j2", _top(known, written, names))
-    return {name: files[name] for name in sorted(files, key=PurePosixPath)}
+    return Rtl({name: files[name] for name in sorted(files, key=PurePosixPath)}, known)
 
 
 def identity_of(files: dict[str, bytes]) -> tuple[int, ...]:
