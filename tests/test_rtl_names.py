@@ -29,6 +29,7 @@ HOSTILE = [
 ]  # fmt: skip
 CLEAN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 WORDS = re.compile(r"\"[^\"\n]*\"|//[^\n]*|/\*.*?\*/|\\\S+|\$?[^\W\d][\w$]*", re.DOTALL)  # no numbers
+TOLD = ("sim/", "host/", "synth/")
 DATA = (".json", ".onnx", ".npz", ".bin", ".ir", ".html")  # where the names stand, each in its own quotes
 
 
@@ -151,7 +152,7 @@ def test_memories_and_golden_frames_do_not_know_the_names(hostile, harmless):
 def test_benches_do_not_know_the_names(hostile, harmless):
     """Programs, scripts and rules for make are the same files; the names of values are in JSON."""
     kinds = [
-        {n: t for n, t in texts(b).items() if n.startswith(("sim/", "host/")) and not n.endswith(".h")}
+        {n: t for n, t in texts(b).items() if n.startswith(TOLD) and not n.endswith((".h", ".tcl", "layers.ys"))}
         for b in (hostile, harmless)
     ]
     assert kinds[0] == kinds[1]
