@@ -92,6 +92,13 @@ Permute = Annotated[
         help="Reorder inner channels so that zeros gather in tiles [default: where lanes are given].",
     ),
 ]
+Board = Annotated[
+    str | None,
+    typer.Option(metavar="ulx3s", help="Also write a design for this board, with a serial line to the host."),
+]
+Baud = Annotated[
+    int | None, typer.Option(metavar="N", help="Bits per second on the board's serial line [default: 1000000].")
+]
 DumpIr = Annotated[bool, typer.Option("--dump-ir", help="Print both levels of the IR (stderr with --json).")]
 Explain = Annotated[bool, typer.Option(help="Say for each layer how it was decided.")]
 
@@ -173,6 +180,8 @@ def build(
     clock_mhz: Clock = None,
     form: Form = None,
     target: Target = None,
+    board: Board = None,
+    baud: Baud = None,
     permute: Permute = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Replace the build directory.")] = False,
     config: Config = None,
@@ -487,7 +496,7 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 
 OPTION_NAMES = (
     "shape", "input_type", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "ranges", "equalize",
-    "reference", "pe", "simd", "fold", "fps", "clock_mhz", "form", "target", "permute",
+    "reference", "pe", "simd", "fold", "fps", "clock_mhz", "form", "target", "board", "baud", "permute",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from tcompile.bundle import Bundle
 from tcompile.emit import emit
+from tcompile.emit.board import BoardPlan
 from tcompile.errors import InternalError, Problem, UsageError, damaged_build, printable
 from tcompile.hosts import Port
 from tcompile.ir.graph import Graph, IntType
@@ -72,13 +73,17 @@ class Directory:
             raise damaged_build(self.path, f"mapping.json: {error}") from error
 
 
-def contents(network: Network, tensors: Mapping[str, str], mapped: Mapped, report: Json) -> Bundle:
+def contents(
+    network: Network, tensors: Mapping[str, str], mapped: Mapped, report: Json, board: BoardPlan | None = None
+) -> Bundle:
     """The files of a build directory.
 
     Parameters
     ----------
     tensors : mapping of str to str
         For each input value the ONNX tensor that the host sends as it.
+    board : BoardPlan, optional
+        Board for which a design around the accelerator is written too.
     """
     ports = {
         "inputs": [{"value": value, "tensor": tensor} for value, tensor in tensors.items()],
@@ -96,13 +101,13 @@ def contents(network: Network, tensors: Mapping[str, str], mapped: Mapped, repor
             "host/host_pre.onnx": _bytes(network.pre),
             "host/host_post.onnx": _bytes(network.post),
             "host/ports.json": _json(ports),
-            "README.md": _readme(report).encode(),
-            **hardware(network.graph, mapped, report["performance"]["clock_mhz"]),
+            "README.md": _readme(report, board).encode(),
+            **hardware(network.graph, mapped, report["performance"]["clock_mhz"], board),
         }
     )
 
 
-def hardware(graph: Graph, mapped: Mapped, clock_mhz: float) -> dict[str, bytes]:
+def hardware(graph: Graph, mapped: Mapped, clock_mhz: float, board: BoardPlan | None = None) -> dict[str, bytes]:
     """Verilog, memories, benches with golden frames, scripts of synthesis, packers."""
     generator = np.random.default_rng(0)
     codes = {n.name: _codes(generator, n.type) for n in graph.all(Input)}
@@ -110,7 +115,7 @@ def hardware(graph: Graph, mapped: Mapped, clock_mhz: float) -> dict[str, bytes]
     golden = {f"s_axis_{e.port}": values[e.value] for e in mapped.design.inputs}
     golden |= {f"m_axis_{e.port}": values[e.value] for e in mapped.design.outputs}
     patience = PATIENCE * mapped.cycles.ends[-1]
-    return emit(mapped.design, golden, patience=patience, rows=layer_rows(graph), clock_mhz=clock_mhz)
+    return emit(mapped.design, golden, patience=patience, rows=layer_rows(graph), clock_mhz=clock_mhz, board=board)
 
 
 def _codes(generator: np.random.Generator, kind: object) -> np.ndarray:
@@ -126,8 +131,13 @@ def _bytes(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _readme(report: Json) -> str:
+def _readme(report: Json, board: BoardPlan | None) -> str:
     exact, speed = report["exactness"], report["performance"]
+    around = [] if board is None else [
+        f"| board/ | design for the board {board.name}: Verilog, pins; `make -C board/sim` runs the whole of it, serial line too |",
+        f"| synth/{board.name}.mk | `make -C synth {board.name}.bit` makes the bitstream |",
+        "| host/serial_frames.py, host/board.json | frames through the serial line: `python host/serial_frames.py --help` |",
+    ]  # fmt: skip
     return "\n".join(
         [
             "# An accelerator in Verilog",
@@ -149,6 +159,7 @@ def _readme(report: Json) -> str:
             "| report.html | what was built, as a page; report.json is the same as data |",
             "| network.ir, mapping.json | the integer network as text, and its folding |",
             "| model.lowered.onnx | what onnxruntime runs as the reference |",
+            *around,
             "",
             "Ports: AXI4-Stream s_axis_0 ... and m_axis_0 ..., AXI4-Lite s_axi_control; widths and registers are in report.html.",
             "",

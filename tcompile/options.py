@@ -54,6 +54,10 @@ class BuildOptions(_Options):
         Clock for which `fps` counts.
     target : str or None
         Device, or what it holds: without `fps` the fastest design that fits is made.
+    board : {"ulx3s"} or None
+        Board for which a design around the accelerator is written, with its clock made from `clock_mhz`.
+    baud : int
+        Bits per second on the board's serial line.
     permute : bool or None
         Whether channels between layers may be reordered so that zeros gather in tiles that engines skip; by default
         where lanes are given, not where `fps` or `target` choose them.
@@ -79,6 +83,8 @@ class BuildOptions(_Options):
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     clock_mhz: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0
     target: str | None = None
+    board: Literal["ulx3s"] | None = None
+    baud: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     permute: bool | None = None
     form: Literal["auto", "engine", "serial", "parallel"] = "auto"
 
@@ -120,6 +126,8 @@ class BuildOptions(_Options):
             raise ValueError("fps chooses pe and simd; give either, or single layers in a folding file")
         if self.target is not None and {"pe", "simd"} & self.model_fields_set and not self.prune:
             raise ValueError("target chooses pe and simd; give either, or single layers in a folding file")
+        if self.board is None and "baud" in self.model_fields_set:
+            raise ValueError("baud is the speed of a board's serial line; give a board too")
         return self
 
     @property

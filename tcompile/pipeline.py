@@ -17,6 +17,7 @@ from tcompile import reference
 from tcompile.bundle import Bundle, check_target, replace_file
 from tcompile.data import read_npz, read_text, test_split
 from tcompile.directory import contents, read_build
+from tcompile.emit.board import BoardPlan, plan_board
 from tcompile.errors import InternalError, ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
 from tcompile.frontend.export import export
@@ -103,12 +104,13 @@ class Built:
     compiled: Compiled
     mapped: Mapped
     report: Mapping[str, Any]
+    board: BoardPlan | None = None
 
     def bundle(self) -> Bundle:
         """The files of the build directory."""
         lowered = self.compiled.lowered
         tensors = {value: self.compiled.real[t].origin.tensor for value, t in lowered.inputs.items()}
-        return contents(self.compiled.network, tensors, self.mapped, self.report)
+        return contents(self.compiled.network, tensors, self.mapped, self.report, self.board)
 
     def write(self, directory: Path, *, force: bool = False) -> None:
         """Write the build directory; see `Bundle.write`."""
@@ -448,13 +450,14 @@ def build(compiled: Compiled, options: BuildOptions) -> Built:
     Raises
     ------
     UsageError
-        A folding that cannot be, or a target out of reach.
+        A folding that cannot be, or a target out of reach; a board's clock or baud that cannot be had.
     """
+    board = None if options.board is None else plan_board(options.board, options.clock_mhz, options.baud)
     graph = compiled.lowered.graph
     mapped = map_network(graph, choice_of(graph, options))
     probes = tuple(replace(p, order=mapped.orders.get(p.value)) for p in compiled.network.probes)
     compiled = replace(compiled, network=replace(compiled.network, graph=mapped.graph, probes=probes))
-    return Built(compiled, mapped, with_hardware(dict(compiled.report), mapped.graph, mapped, options.clock_mhz))
+    return Built(compiled, mapped, with_hardware(dict(compiled.report), mapped.graph, mapped, options.clock_mhz), board)
 
 
 def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tcompile.emit.bench import sim_files
+from tcompile.emit.board import BoardPlan, board_files
 from tcompile.emit.host import host_files
 from tcompile.emit.integrate import integration_files
 from tcompile.emit.synth import CLOCK_MHZ, synth_files
@@ -24,8 +25,9 @@ def emit(
     patience: int | None = None,
     rows: Mapping[str, int] | None = None,
     clock_mhz: float = CLOCK_MHZ,
+    board: BoardPlan | None = None,
 ) -> dict[str, bytes]:
-    """All files that follow from a design, by relative path: ``rtl``, ``sim``, ``synth``, ``host`` and what other flows need.
+    """All files that follow from a design, by relative path: ``rtl``, ``sim``, ``synth``, ``host``, ``board`` and what other flows need.
 
     The same design and frames give the same bytes.
 
@@ -40,6 +42,8 @@ def emit(
         For nodes of the integer network the row of ``layers`` in the report that they belong to.
     clock_mhz : float
         Clock that place and route aims at, where none is given.
+    board : BoardPlan, optional
+        Board for which a design around the accelerator is written too.
 
     Raises
     ------
@@ -50,12 +54,14 @@ def emit(
     inputs = [_beats(design, e, golden[f"s_axis_{e.port}"]) for e in design.inputs]
     outputs = [_beats(design, e, golden[f"m_axis_{e.port}"]) for e in design.outputs]
     written = rtl(design)
+    around = {} if board is None else board_files(design, golden, board, written.identity, interface.patience)
     return {
         **written.files,
         **sim_files(interface, inputs, outputs),
         **synth_files(design, rows or {}, clock_mhz),
         **host_files(design, golden),
         **integration_files(design, written),
+        **around,
     }
 
 

@@ -121,7 +121,6 @@ class Integration:
     def of(cls, design: Design, rtl: Rtl) -> Integration:
         """The description of a design whose Verilog was written."""
         pins = rtl.netlist.pins
-        identity = tuple(rtl.netlist.identity >> 32 * k & 0xFFFFFFFF for k in range(8))
         control = Control(len(design.inputs), len(design.outputs))
         return cls(
             top=design.name,
@@ -133,11 +132,11 @@ class Integration:
             ),
             control=CONTROL,
             control_pins=_mapped(CONTROL, pins),
-            registers=tuple(_register(r, control, identity) for r in control.registers),
+            registers=tuple(_register(r, control, rtl.identity) for r in control.registers),
             address_bits=control.address_width,
             sources=tuple(n for n in rtl.files if n.endswith(".v")),
             memories=tuple(n for n in rtl.files if n.endswith(".mem")),
-            identity=identity,
+            identity=rtl.identity,
         )
 
 

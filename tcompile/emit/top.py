@@ -32,6 +32,11 @@ class Rtl:
     files: dict[str, bytes]
     netlist: Netlist
 
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """As words of 32 bits."""
+        return tuple(self.netlist.identity >> 32 * k & 0xFFFFFFFF for k in range(8))
+
 
 @dataclass(frozen=True)
 class _Cell:

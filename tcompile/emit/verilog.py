@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hw.axi_lite import Control
 from hw.block import Block
+from hw.board import Board, ResetBridge
 from hw.serial import Serial
 from tcompile.emit.graphs import PORTS, serial_text
 from tcompile.errors import InternalError, Problem
@@ -60,16 +61,18 @@ class Module:
     text: str
 
 
-_WRITTEN: dict[Block | Control, Module] = {}  # by this process; networks share blocks, and a block's text never changes
+Written = Block | Control | Board | ResetBridge
+
+_WRITTEN: dict[Written, Module] = {}  # by this process; networks share blocks, and a block's text never changes
 
 
-def module_name(block: Block | Control) -> str:
+def module_name(block: Written) -> str:
     """Kind and digest of the description: the same in every design, for every process."""
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__.lstrip("_")).lower()
     return f"{PREFIX}{kind}_{hashlib.sha256(repr(block).encode()).hexdigest()[:10]}"
 
 
-def modules(blocks: Iterable[Block | Control]) -> dict[Block | Control, Module]:
+def modules(blocks: Iterable[Written]) -> dict[Written, Module]:
     """Verilog of distinct blocks, in the order of their first appearance.
 
     The text is Verilog-2001 and the same for the same blocks: no dates, paths or tool versions.
@@ -92,7 +95,7 @@ def modules(blocks: Iterable[Block | Control]) -> dict[Block | Control, Module]:
     return {block: _WRITTEN[block] for block in named}
 
 
-def _rtlil(block: Block | Control, name: str) -> str:
+def _rtlil(block: Written, name: str) -> str:
     from amaranth.back import rtlil
 
     with _uncollected():
