@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -160,7 +160,9 @@ class _PacketWriter(wiring.Component):
                     m.d.sync += place.eq(0)
                     m.next = "CHECKSUM"
             with m.State("CHECKSUM"):
-                self._stuff(m, crc.crc.word_select(place, 8), Value.cast(1), passed)
+                self._stuff(
+                    m, Array(crc.crc[k : k + 8] for k in range(0, 8 * CRC_BYTES, 8))[place], Value.cast(1), passed
+                )
                 with m.If(passed):
                     m.d.sync += place.eq(place + 1)
                     with m.If(place == CRC_BYTES - 1):
