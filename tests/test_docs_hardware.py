@@ -45,6 +45,7 @@ from tests.conftest import ROOT
 FOLDER = ROOT / "docs" / "hardware"
 OTHERS = {"axi.md"}  # checked by the tests of those blocks
 PAGES = [p for p in sorted(FOLDER.glob("*.md")) if p.name not in OTHERS] + [
+    ROOT / "docs" / "board.md",
     ROOT / "docs" / "forms.md",
     ROOT / "docs" / "mapping.md",
     ROOT / "docs" / "simulation.md",

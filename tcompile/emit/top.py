@@ -6,10 +6,9 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from hw.axi_lite import Control
-from hw.block import Block, pack
+from hw.block import pack
 from tcompile.emit.memories import memory_files
-from tcompile.emit.verilog import Module, modules
+from tcompile.emit.verilog import Module, Written, modules
 from tcompile.mapping.design import Design
 from tcompile.simulate.netlist import Net, Netlist, Pin, netlist
 from tcompile.templates import render
@@ -108,7 +107,7 @@ def identity_of(files: dict[str, bytes]) -> tuple[int, ...]:
     return tuple(int.from_bytes(digest[k : k + 4], "big") for k in range(0, 32, 4))
 
 
-def _top(net: Netlist, written: dict[Block | Control, Module], names: dict[str, str]) -> _Top:
+def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) -> _Top:
     return _Top(
         net.name,
         net.pins,

@@ -19,7 +19,7 @@ from tcompile.emit.graphs import PORTS, serial_text
 from tcompile.errors import InternalError, Problem
 from tcompile.yosys import run_yosys
 
-__all__ = ["Module", "module_name", "modules"]
+__all__ = ["Module", "Written", "module_name", "modules"]
 
 PREFIX = "tc_"
 SCRIPT = """\
@@ -61,7 +61,7 @@ class Module:
     text: str
 
 
-Written = Block | Control | Board | ResetBridge
+Written = Block | Control | Board | ResetBridge  # what Verilog is written of
 
 _WRITTEN: dict[Written, Module] = {}  # by this process; networks share blocks, and a block's text never changes
 
