@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import tcompile
@@ -22,6 +23,7 @@ from hw.packets import decode, encode
 from tcompile.process import running
 from tcompile.simulate.verilator import find_tools
 from tests.conftest import ROOT
+from tests.models import Net, typed
 
 DIGITS = ROOT / "examples" / "digits"
 PATIENT = "60"  # seconds; the chip is simulated, perhaps on a busy machine
@@ -111,6 +113,26 @@ def results(folder: Path, driver: Any, packets: list[bytes | None]) -> np.ndarra
     layout = json.loads((folder / "host" / "layout.json").read_text())
     bodies = [p[3:] for p in packets if p and p[0] == RESULT]
     return driver.pack.unpack(b"".join(bodies), layout["outputs"][0])
+
+
+def several_ports(net: Net) -> list[str]:
+    """Two inputs that meet, and two outputs that part at the end: none may wait for another."""
+    a, b = net.dq(net.input((1, 3, 4, 4)), 0.5, 1), net.dq(net.input((1, 3, 4, 4)), 0.25, 0)
+    total = net.qdq(net.op("Add", a, b), 0.5, 2)
+    weight = net.weight(np.random.default_rng(1).integers(-7, 8, (5, 3, 3, 3)), 0.125, "int4")
+    return [
+        net.q(net.op("Conv", total, weight, pads=[1] * 4), 1.0, 100),
+        net.q(net.op("Mul", total, net.const(2.0)), 1.0, 3),
+    ]
+
+
+@pytest.mark.exhaustive
+def test_a_chip_with_several_ports_passes(tmp_path):
+    net = Net()
+    onnx.save(typed(net.model(*several_ports(net))), tmp_path / "model.onnx")
+    tcompile.compile(tmp_path / "model.onnx", board="ulx3s", reference="plain").write(tmp_path / "build")
+    done = make(tmp_path / "build")
+    assert done.returncode == 0 and "6 of 6 packets as expected" in done.stdout, done.stdout
 
 
 # --- bytes at the pins -------------------------------------------------------------------------------------------------

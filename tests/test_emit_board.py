@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hw.block import Bus
 from hw.frame_port import Port
 from hw.packets import decode
+from tcompile.accelerator import build_options
 from tcompile.emit import emit
 from tcompile.emit.board import BOARDS, plan_board, port_of
 from tcompile.emit.pll import FARTHEST, Pll, pll_for
@@ -151,3 +152,16 @@ def test_nothing_around_the_accelerator_multiplies():
     whole = files()
     text = b"".join(whole[n] for n in whole if n.startswith("board/tc_")).decode()
     assert re.findall(r"[\w\])] [*/%] [\w\[(]", re.sub(r"//.*|/\*.*?\*/|\(\*.*?\*\)", "", text)) == []
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"board": "nexys"}, "board: input should be 'ulx3s'"),
+        ({"baud": 9600}, "give a board too"),
+        ({"board": "ulx3s", "baud": 0}, "baud: input should be greater than or equal to 1"),
+    ],
+)
+def test_options_that_do_not_fit_wrong(options, reason):
+    with pytest.raises(UsageError, match=reason):
+        build_options(options)
