@@ -371,58 +371,59 @@ class _Commands(wiring.Component):
         longest = max(ARGUMENTS + 1, 1 + HEADER + max(p.frame_bytes for p in inputs)) + 1
         length = Signal(range(longest + 1))
         head = Array(Signal(8, name=f"head_{k}") for k in range(1 + ARGUMENTS))
-        is_frame = Signal()
-        at_port = Signal(len(inputs))
-        m.d.comb += [
-            is_frame.eq(head[0] == Command.FRAME),
-            at_port.eq(Cat(head[1] == p.number for p in inputs)),
-            self.body.eq(reader.body),
-        ]
+        at_port, ended = Signal(len(inputs)), Signal(2)
+        m.d.sync += [at_port.eq(Cat(head[1] == p.number for p in inputs)), ended.eq(Cat(reader.end, ended))]
+        m.d.comb += self.body.eq(reader.body)
         with m.If(reader.body_strobe):
             m.d.sync += length.eq(Mux(length == longest, longest, length + 1))
             with m.If(length <= ARGUMENTS):
                 m.d.sync += head[length].eq(reader.body)
-            with m.If(is_frame & (length > HEADER)):
+            with m.If((head[0] == Command.FRAME) & (length > HEADER)):
                 m.d.comb += self.push.eq(at_port)
-        with m.If(reader.end):
+        with m.If(ended[1]):
             m.d.sync += length.eq(0)
-        self._judge(m, reader, head, length, at_port)
+        self._judge(m, reader.good, head, length, at_port, ended[1])
         return m
 
-    def _judge(self, m: Module, reader: wiring.Component, head: Array, length: Value, at_port: Value) -> None:
-        """At the end of a packet, a cycle later for what follows from it."""
+    def _judge(self, m: Module, good: Value, head: Array, length: Value, at_port: Value, ended: Value) -> None:
+        """Facts in the cycle behind a packet's end, what is refused in the next; the packet after it is not there yet."""
+        inputs = self.block.inputs
+        lengths = [length == 1 + HEADER + p.frame_bytes for p in inputs]
+        facts = {
+            "broken": ~good,
+            "is_frame": head[0] == Command.FRAME,
+            "short": length <= HEADER,
+            "known": Cat(head[0] == c for c in BODY).any(),
+            "right": Cat((head[0] == c) & (length == 1 + n) for c, n in BODY.items()).any(),
+            "right_frame": Cat(at_port[k] & right for k, right in enumerate(lengths)).any(),
+            "number": _chosen(at_port, self.numbers),
+            "full": (self.refused & at_port).any(),
+            "is_reset": head[0] == Command.RESET,
+        }
+        now = {name: Signal(len(fact), name=name) for name, fact in facts.items()}
+        m.d.sync += [now[name].eq(fact) for name, fact in facts.items()]
         refusal, detail = Signal(8), Signal(8)
-        is_frame, right_frame, number = Signal(), Signal(), Signal(8)
-        known, right = Signal(), Signal()
-        m.d.comb += [
-            is_frame.eq(head[0] == Command.FRAME),
-            known.eq(Cat(head[0] == c for c in BODY).any()),
-            right.eq(Cat((head[0] == c) & (length == 1 + n) for c, n in BODY.items()).any()),
-            right_frame.eq(
-                Cat(at_port[k] & (length == 1 + HEADER + p.frame_bytes) for k, p in enumerate(self.block.inputs)).any()
-            ),
-            number.eq(_chosen(at_port, self.numbers)),
-        ]
-        m.d.comb += detail.eq(head[0])
-        with m.If(~reader.good):
-            m.d.comb += [refusal.eq(Refusal.CHECKSUM), detail.eq(0)]
-        with m.Elif(is_frame & (length <= HEADER)):
-            m.d.comb += refusal.eq(Refusal.LENGTH)
+        is_frame = now["is_frame"]
+        m.d.sync += [refusal.eq(0), detail.eq(head[0])]
+        with m.If(now["broken"]):
+            m.d.sync += [refusal.eq(Refusal.CHECKSUM), detail.eq(0)]
+        with m.Elif(is_frame & now["short"]):
+            m.d.sync += refusal.eq(Refusal.LENGTH)
         with m.Elif(is_frame & ~at_port.any()):
-            m.d.comb += [refusal.eq(Refusal.PORT), detail.eq(head[1])]
-        with m.Elif(is_frame & ~right_frame):
-            m.d.comb += refusal.eq(Refusal.LENGTH)
-        with m.Elif(is_frame & (head[2] != number)):
-            m.d.comb += [refusal.eq(Refusal.NUMBER), detail.eq(number)]
-        with m.Elif(is_frame & (self.refused & at_port).any()):
-            m.d.comb += [refusal.eq(Refusal.FULL), detail.eq(head[1])]
-        with m.Elif(~is_frame & ~known):
-            m.d.comb += refusal.eq(Refusal.COMMAND)
-        with m.Elif(~is_frame & ~right):
-            m.d.comb += refusal.eq(Refusal.LENGTH)
-        with m.Elif(~is_frame & (head[0] != Command.RESET) & ((self.asked != 0) | self.restarting)):
-            m.d.comb += refusal.eq(Refusal.BUSY)
-        self._act(m, reader.end, refusal, detail, head, is_frame, at_port)
+            m.d.sync += [refusal.eq(Refusal.PORT), detail.eq(head[1])]
+        with m.Elif(is_frame & ~now["right_frame"]):
+            m.d.sync += refusal.eq(Refusal.LENGTH)
+        with m.Elif(is_frame & (head[2] != now["number"])):
+            m.d.sync += [refusal.eq(Refusal.NUMBER), detail.eq(now["number"])]
+        with m.Elif(is_frame & now["full"]):
+            m.d.sync += [refusal.eq(Refusal.FULL), detail.eq(head[1])]
+        with m.Elif(~is_frame & ~now["known"]):
+            m.d.sync += refusal.eq(Refusal.COMMAND)
+        with m.Elif(~is_frame & ~now["right"]):
+            m.d.sync += refusal.eq(Refusal.LENGTH)
+        with m.Elif(~is_frame & ~now["is_reset"] & ((self.asked != 0) | self.restarting)):
+            m.d.sync += refusal.eq(Refusal.BUSY)
+        self._act(m, ended, refusal, detail, head, is_frame, at_port)
 
     def _act(
         self, m: Module, end: Value, refusal: Value, detail: Value, head: Array, is_frame: Value, at_port: Value
@@ -589,7 +590,7 @@ class _Answers(wiring.Component):
             m.d.comb += [writer.i.payload.data.eq(0), writer.i.payload.last.eq(1)]
         with m.If(writer.i.valid & writer.i.ready & writer.i.payload.last):
             m.next = "IDLE"
-            with m.If(~self.cut):
+            with m.If(~self.cut & ~self.restart):
                 m.d.sync += self.turn.eq(Mux(self.turn == len(self.numbers) - 1, 0, self.turn + 1))
                 m.d.sync += [n.eq(n + (self.turn == k)) for k, n in enumerate(self.numbers)]
 

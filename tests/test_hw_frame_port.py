@@ -311,6 +311,13 @@ def test_a_reset_in_the_middle_of_a_frame_begins_anew(sent, ready):
 ANSWERED_RESET = 0x80 | Command.RESET
 
 
+@pytest.mark.parametrize("ready", ["01", "011"])
+def test_a_reset_in_any_cycle_of_a_result_begins_anew(ready):
+    packets = [q for k in range(20) for q in (frame(0, b"abcd") + b"\x7e" * k + RESET, frame(0, b"wxyz"), RESET)]
+    found = said(one(), packets, ready=ready)
+    assert found.count(bytes([RESULT, 0, 0]) + doubled([b"wxyz"])[0]) == 20
+
+
 def test_a_reset_frees_a_port_that_waits_for_its_accelerator():
     mine = one(held=True)
     found = said(mine, [frame(0, b"abcd"), RESET, STATUS])
