@@ -7,13 +7,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from tcompile.bundle import Bundle
+from tcompile.bundle import Bundle, replace_file
 from tcompile.emit import emit
 from tcompile.emit.board import BoardPlan
 from tcompile.errors import InternalError, Problem, UsageError, damaged_build, printable
@@ -26,7 +26,7 @@ from tcompile.ir.text import dump, parse
 from tcompile.mapping.design import Design
 from tcompile.mapping.network import Mapped
 from tcompile.mapping.place import Recipe, place
-from tcompile.page import page
+from tcompile.page import markdown, page, stages
 from tcompile.report import dump as dump_report
 from tcompile.report import layer_rows
 from tcompile.verify import Network
@@ -72,6 +72,37 @@ class Directory:
         except DAMAGES as error:
             raise damaged_build(self.path, f"mapping.json: {error}") from error
 
+    def drawn(self, kind: Literal["html", "md"] = "html", report: Json | None = None) -> bytes:
+        """The report for people, as a page or as Markdown.
+
+        Parameters
+        ----------
+        report : mapping, optional
+            A newer one.
+
+        Raises
+        ------
+        UsageError
+            The report is not what was written, or does not fit the network.
+        """
+        draw = page if kind == "html" else markdown
+        try:
+            return draw(self.report if report is None else report, stages(self.network.graph, self.recipe))
+        except (*DAMAGES, ArithmeticError) as error:
+            raise damaged_build(self.path, f"report.json: {error}") from error
+
+    def save(self, report: Json) -> None:
+        """Replace the report, and its page.
+
+        Raises
+        ------
+        UsageError
+            A file cannot be written.
+        """
+        drawn = self.drawn(report=report)
+        replace_file(self.path / "report.json", dump_report(dict(report)))
+        replace_file(self.path / "report.html", drawn)
+
 
 def contents(
     network: Network, tensors: Mapping[str, str], mapped: Mapped, report: Json, board: BoardPlan | None = None
@@ -94,7 +125,7 @@ def contents(
     return Bundle(
         {
             "report.json": dump_report(dict(report)),
-            "report.html": page(report),
+            "report.html": page(report, stages(network.graph, mapped.recipe)),
             "network.ir": dump(network.graph).encode(),
             "mapping.json": _json(mapped.recipe.to_json()),
             "model.lowered.onnx": _bytes(network.reference),

@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,8 +23,15 @@ def template_folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).parent.parent / "templates"
 
 
+Escape = Literal["none", "html", "markdown"]
+ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+MEANT = re.compile(  # what can make more than text of a text within a line of Markdown
+    r"[\\`*\[\]{}|#~$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=/)|(?<=www)\."
+)
+
+
 @cache
-def _environment(escape: bool) -> Environment:
+def _environment(escape: Escape) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     found = Environment(
@@ -33,7 +40,8 @@ def _environment(escape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=escape,
+        autoescape=escape != "none",
+        finalize=_plain_markdown if escape == "markdown" else None,
     )
     found.filters |= {"tcl": tcl_word, "yaml": yaml_text}
     return found
@@ -50,7 +58,14 @@ def tcl_word(text: str) -> str:
     return escaped or "{}"
 
 
-def render(name: str, context: Any, *, escape: bool = False) -> bytes:
+def _plain_markdown(value: Any) -> Any:
+    """A value as text within a line of Markdown; results of macros are Markdown already."""
+    from markupsafe import Markup
+
+    return value if isinstance(value, Markup) else Markup(MEANT.sub(r"\\\g<0>", str(value).translate(ENTITIES)))
+
+
+def render(name: str, context: Any, *, escape: Escape = "none") -> bytes:
     """Render one template.
 
     Parameters
@@ -59,8 +74,8 @@ def render(name: str, context: Any, *, escape: bool = False) -> bytes:
         Path below `template_folder`, such as ``rtl/top.v.j2``.
     context : dataclass
         Its fields are the names that the template knows; any other name is an error.
-    escape : bool
-        Whether values are escaped for HTML.
+    escape : {"none", "html", "markdown"}
+        What values are escaped for.
     """
     values = {field.name: getattr(context, field.name) for field in fields(context)}
     return _environment(escape).get_template(name).render(values).encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,25 @@ class Net:
 def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the types of its outputs, which `Net` leaves to inference."""
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+RESIDUAL_FOLDS = {"Defaults": {"PE": 4, "SIMD": 2}, "conv_9": {"form": "serial"}}
+
+
+def residual_network(names: Mapping[str, str] = MappingProxyType({})) -> onnx.ModelProto:
+    """Two branches that meet, tiles of zeros, ternary weights; nodes may have other `names`."""
+    random, net = np.random.default_rng(7), Net()
+    x = net.qdq(net.input((1, 4, 5, 5), "float32"), 0.5, 128)
+    first, second = random.integers(-1, 2, (8, 4, 3, 3)), random.integers(-1, 2, (8, 8, 3, 3))
+    first[:4, :2] = 0
+    y = net.op("Conv", x, net.weight(first, np.float32(1), "int2"), pads=[1] * 4)
+    y = net.qdq(net.op("Relu", net.op("Mul", y, net.const(0.25))), 0.25, 0, "uint4")
+    z = net.op("Conv", y, net.weight(second, np.float32(1), "int2"), pads=[1] * 4)
+    z = net.qdq(net.op("Mul", z, net.const(0.125)), 0.25, 0, "int4")
+    model = typed(net.model(net.qdq(net.op("Relu", net.op("Add", y, z)), 0.25, 0, "uint4")))
+    for node in model.graph.node:
+        node.name = names.get(node.name, node.name)
+    return model
 
 
 def real_graph(model: onnx.ModelProto) -> Graph:

@@ -53,7 +53,7 @@ def drawing(report: Mapping[str, Any]) -> bytes:
     name = report["model"]["file"]
     accuracy = report["accuracy"]
     title = f"{name}: {accuracy['test']:.2%} on test frames, float {accuracy['test_float']:.2%}"
-    return render("compress.svg.j2", Context(title, WIDTH, bottom + MAP_GAP, charts, maps), escape=True)
+    return render("compress.svg.j2", Context(title, WIDTH, bottom + MAP_GAP, charts, maps), escape="html")
 
 
 def _by_epoch(history: Sequence[Mapping[str, Any]]) -> Chart:

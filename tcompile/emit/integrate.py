@@ -144,7 +144,7 @@ def integration_files(design: Design, rtl: Rtl) -> dict[str, bytes]:
     """Files by relative path; the same design gives the same bytes."""
     found = Integration.of(design, rtl)
     files = {
-        name.format(top=found.top): render(template, found, escape=name.endswith(".xml"))
+        name.format(top=found.top): render(template, found, escape="html" if name.endswith(".xml") else "none")
         for name, template in TEMPLATES.items()
     }
     return files | {"host/registers.json": _registers_json(found)}

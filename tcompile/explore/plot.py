@@ -93,7 +93,9 @@ def drawing(rows: Sequence[Row]) -> bytes:
     kinds = [kind for kind in FORMS if any(_kind(row) == kind for row in made)]
     legend = [Entry(k, LEFT + 140 * n, 48, FORMS[k]) for n, k in enumerate(kinds)]
     width = LEFT + len(charts) * (WIDTH + GAP)
-    return render("explore.svg.j2", Context(title, width, TOP + HEIGHT + 60, tuple(legend), tuple(charts)), escape=True)
+    return render(
+        "explore.svg.j2", Context(title, width, TOP + HEIGHT + 60, tuple(legend), tuple(charts)), escape="html"
+    )
 
 
 def _chart(rows: Sequence[Row], left: float, across: tuple[str, str], up: tuple[str, str]) -> Chart:
