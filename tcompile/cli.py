@@ -472,6 +472,39 @@ def synth(
 
 
 @app.command()
+def report(
+    directory: Directory,
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", metavar="html|md", help="A page, or Markdown [default: as -o ends, else html]."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write [default: DIR/report.html, or stdout]."),
+    ] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Replace FILE.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """The report of a build directory as one page, or as Markdown."""
+    from tcompile.pipeline import report_build
+
+    screen = _screen(as_json, quiet, verbose)
+    kind = kind or ("md" if output is not None and output.suffix == ".md" else "html")
+    _one_of("--format", kind, ("html", "md"))
+    if as_json and kind == "md" and output is None:
+        raise UsageError(Problem("bad-option", "stdout must hold either JSON or Markdown", hint="-o FILE.md"))
+    found, content = report_build(directory, cast(Any, kind), output, force=force)
+    if as_json:
+        screen.json(found)
+    elif output is None and kind == "md":
+        screen.document(content.decode())
+    else:
+        screen.say(f"wrote {output or directory / 'report.html'}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Build directory.")] = Path(
         "build/demo"

@@ -52,6 +52,11 @@ class Screen:
         if not self.as_json and self.verbosity >= 0:
             self.out.print(escape(text))
 
+    def document(self, text: str) -> None:
+        """The result as it is: a text of several lines."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     def note(self, text: str) -> None:
         """One line beside the result."""
         if self.verbosity >= 0:

@@ -38,7 +38,6 @@ from tcompile.mapping.folding import read_folding
 from tcompile.mapping.network import Mapped, map_network, plan_layers
 from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of, tasks
 from tcompile.options import BuildOptions, Simulator
-from tcompile.page import page
 from tcompile.passes import (
     DeclareInputs,
     Equalize,
@@ -543,8 +542,7 @@ def verify_build(
     with machine_of(simulator, network.graph, opened.design, directory, stall=stall, jobs=jobs) as machine:
         found = verify(network, frames, labels, machine=machine, progress=progress)
     report = with_verification(report, found)
-    replace_file(directory / "report.json", dump_report(report))
-    replace_file(directory / "report.html", page(report))
+    opened.save(report)
     return report, found
 
 
@@ -593,9 +591,41 @@ def synth_build(
     run_flow(directory, asked, programs, tell)
     found = results(directory, asked, opened.design(), layer_rows(opened.network.graph), programs.versions())
     report = with_synthesis(opened.report, found)
-    replace_file(directory / "report.json", dump_report(report))
-    replace_file(directory / "report.html", page(report))
+    opened.save(report)
     return report
+
+
+def report_build(
+    directory: Path, kind: Literal["html", "md"] = "html", output: Path | None = None, *, force: bool = False
+) -> tuple[dict[str, Any], bytes]:
+    """Write the report of a build directory for people.
+
+    Parameters
+    ----------
+    kind : {"html", "md"}
+        A page, or Markdown.
+    output : Path, optional
+        File to write; without it a page replaces ``report.html``, and Markdown is not written.
+    force : bool
+        Whether `output` may replace a file.
+
+    Returns
+    -------
+    report : dict
+        Content of ``report.json``.
+    content : bytes
+        Of the page, or the Markdown.
+    """
+    opened = read_build(directory)
+    content = opened.drawn(kind)
+    if output is None and kind == "html":
+        replace_file(directory / "report.html", content)
+    elif output is not None:
+        if output.exists() and (output.is_dir() or not force):
+            hint = "give another" if output.is_dir() else "give another, or -f to replace it"
+            raise UsageError(Problem("output-exists", f"{printable(str(output))} must not exist", hint=hint))
+        replace_file(output, content)
+    return opened.report, content
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -437,6 +438,29 @@ def test_files_of_a_build_that_do_not_fit(copy, tmp_path, name, old, new):
     assert old in text
     (copy / name).write_text(text.replace(old, new))
     assert refused(tmp_path, ["verify", copy]).codes[0] in ("no-build", "build-version")
+
+
+@pytest.mark.parametrize(
+    "part, key, value",
+    [
+        (None, "layers", 5), (None, "layers", []), (None, "layers", [{}]), (None, "weights", "x"), ("weights", "compression_whole_model", "x"),
+        ("weights", "compression_whole_model", 10**400), ("performance", "ii_cycles", "x"), ("verification", "located", [1]),
+    ],
+    ids=["number", "none", "nameless", "text", "share", "huge", "cycles", "differences"],
+)  # fmt: skip
+def test_a_report_that_cannot_be_drawn(copy, tmp_path, part, key, value):
+    report = json.loads((copy / "report.json").read_text())
+    (report[part] if part else report)[key] = value
+    (copy / "report.json").write_text(json.dumps(report))
+    assert refused(tmp_path, ["report", copy]).codes == ["no-build"]
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_a_build_directory_of_another_schema_or_none(copy, tmp_path, command):
+    assert refused(tmp_path, [command, tmp_path / "ghost"]).codes == ["no-build"]
+    text = (copy / "report.json").read_text()
+    (copy / "report.json").write_text(text.replace('"schema": 1', '"schema": 2'))
+    assert refused(tmp_path, [command, copy]).codes == ["build-version"]
 
 
 # output directories

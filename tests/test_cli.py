@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from tcompile.ir.graph import Tensor
 from tcompile.ir.text import dump, parse
-from tests.command import DIGITS, DIGITS_DATA, process, tcompile, tree
+from tests.command import DIGITS, DIGITS_DATA, process, refused, tcompile, tree
 from tests.conftest import ROOT
 from tests.models import Net, typed
 
@@ -320,6 +320,58 @@ def test_a_mismatch_as_json_is_the_report(copy):
     assert result.json["verification"]["mismatches"] > 0
 
 
+# report
+
+
+def test_report_writes_the_page_that_build_wrote(copy):
+    kept = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    result = tcompile("report", copy)
+    assert (result.code, result.out) == (0, f"wrote {copy / 'report.html'}\n")
+    assert (copy / "report.html").read_bytes() == kept
+
+
+def test_report_shows_what_verify_found(copy, tmp_path):
+    assert b"No frames were compared yet." in (copy / "report.html").read_bytes()
+    assert tcompile("verify", copy, "--inputs", DIGITS_DATA).code == 0
+    page = (copy / "report.html").read_bytes()
+    assert b"No frames were compared yet." not in page and b'class="map"' in page
+    assert tcompile("report", copy, "-o", tmp_path / "again.html").code == 0
+    assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_report_in_markdown_goes_to_stdout_or_to_a_file(copy, tmp_path):
+    before = tree(copy)
+    result = tcompile("report", copy, "--format", "md")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("# digits.int2.onnx\n") and "| conv2 **bottleneck** |" in result.out
+    assert tcompile("report", copy, "-o", tmp_path / "report.md", "-q").out == ""
+    assert (tmp_path / "report.md").read_text() == result.out
+    assert tree(copy) == before
+
+
+def test_report_replaces_other_files_with_force_only(copy, tmp_path):
+    target = tmp_path / "mine.html"
+    target.write_text("mine")
+    assert refused(tmp_path, ["report", copy, "-o", target]).codes == ["output-exists"]
+    assert refused(tmp_path, ["report", copy, "-f", "-o", tmp_path]).codes == ["output-exists"]
+    assert refused(tmp_path, ["report", copy, "-o", tmp_path / "no" / "where.html"]).codes == ["cannot-write"]
+    assert tcompile("report", copy, "-o", target, "-f").code == 0
+    assert target.read_bytes() == (copy / "report.html").read_bytes()
+
+
+def test_report_as_json_is_the_report(copy):
+    assert tcompile("report", copy, "--json").json == json.loads((copy / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "options, code",
+    [(["--format", "pdf"], "bad-option"), (["--format", "md", "--json"], "bad-option"), (["-q", "-v"], "bad-option")],
+)
+def test_wrong_options_of_report(copy, tmp_path, options, code):
+    assert code in refused(tmp_path, ["report", copy, *options]).err
+
+
 # JSON and errors
 
 
@@ -370,7 +422,8 @@ def test_the_demo_goes_all_the_way(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["check", "--help"], ["build", "--help"], ["verify", "--help"], ["--version"]]
+    "argv",
+    [["--help"], ["check", "--help"], ["build", "--help"], ["verify", "--help"], ["report", "--help"], ["--version"]],
 )
 def test_help_loads_no_heavy_library(argv):
     script = (
