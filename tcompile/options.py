@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -161,3 +162,11 @@ class BuildOptions(_Options):
         return bool(
             self.ternary or self.weights or self.prune or {"act_bits", "ranges", "equalize"} & self.model_fields_set
         )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was asked for, as JSON; of a folding file its name."""
+        found = self.model_dump(mode="json", exclude_unset=True)
+        if isinstance(self.fold, str):
+            found["fold"] = PurePath(self.fold).name
+        return {key: value for key, value in found.items() if value not in (None, {})}

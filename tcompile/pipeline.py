@@ -155,7 +155,8 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
         lowered = lower(real, mode, kernels)
     check_legal(lowered.graph)
     _refuse_unreadable(lowered)
-    return _compiled(loaded, real, lowered, source, mode, kernels, records, options)
+    asked = options.given | ({} if calibration is None else {"calib": True})
+    return _compiled(loaded, real, lowered, source, mode, kernels, records, asked)
 
 
 def _compiled(
@@ -166,7 +167,7 @@ def _compiled(
     mode: Mode,
     kernels: Mapping[str, Kernel],
     records: tuple[PassRecord, ...],
-    options: BuildOptions,
+    asked: Mapping[str, Any],
 ) -> Compiled:
     hosts = host_models(lowered, real)
     network = Network(
@@ -181,6 +182,7 @@ def _compiled(
         doubts=_doubts(real, lowered, mode, kernels),
         mode=mode,
         notes=(*loaded.notes, *lowered.notes),
+        options=asked,
     )
     return Compiled(loaded, real, lowered, network, records, report)
 

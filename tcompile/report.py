@@ -116,6 +116,7 @@ def build_report(
     doubts: Sequence[str],
     mode: str,
     notes: Sequence[str],
+    options: Mapping[str, Any],
 ) -> Json:
     """The report of a build that was not verified yet.
 
@@ -125,12 +126,15 @@ def build_report(
         ``file``, ``sha256``, ``format``.
     doubts : sequence of str
         Reasons beside the listed steps why equality is not proved.
+    options : mapping
+        What was asked for.
     """
     names = labels(graph)
     risks = sorted((r for e in certificate for r in e.risks), key=lambda r: r.margin / r.bound if r.bound else 0.0)
     return {
         "schema": SCHEMA,
         "model": dict(model),
+        "options": dict(options),
         "passes": [{"name": p.name, "changed": p.changed, "notes": list(p.notes)} for p in passes],
         "exactness": {
             "verdict": verdict(certificate, doubts, verified=False),

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.models import Net, typed
 
 KEYS = {
-    "": "schema model passes exactness weights layers performance verification synthesis ports registers tools notes",
+    "": "schema model options passes exactness weights layers performance verification synthesis ports registers tools notes",
     "model": "file sha256 format",
     "exactness": "verdict reference steps steps_at_risk risks layers doubts",
     "weights": "count nonzero bits_original bits_stored compression_whole_model compression_compressed_layers",

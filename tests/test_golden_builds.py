@@ -20,6 +20,7 @@ from tcompile.ir.graph import Graph, Tensor
 from tests.models import Net, typed
 
 KEPT_WHOLE = 40  # elements; larger arrays by digest
+IGNORED_PARTS = ("options", "tools", "performance", "verification", "synthesis")
 IGNORED = {"name", "inputs", "type", "origin"}
 
 
@@ -134,7 +135,7 @@ def lines(graph: Graph) -> list[str]:
 def text_of(accelerator: tcompile.Accelerator) -> str:
     """The integers and their report, without hardware."""
     compiled = accelerator._built.compiled
-    kept = {k: v for k, v in compiled.report.items() if k not in ("tools", "performance", "verification", "synthesis")}
+    kept = {k: v for k, v in compiled.report.items() if k not in IGNORED_PARTS}
     kept["model"] = {"format": kept["model"]["format"]}
     ports = [plain(p) for p in (*compiled.network.outputs, *compiled.network.probes)]
     nodes = {

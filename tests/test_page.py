@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -483,6 +484,32 @@ def test_commands_can_be_typed(file, word):
     texts = Seen(page(report(file))).texts
     assert f"tcompile build {word} -o DIR" in texts
     assert "tcompile verify DIR --inputs X.npz --stall random:1" in texts
+
+
+@pytest.mark.parametrize(
+    "options, typed",
+    [
+        ({"ternary": "sws:2", "prune": "tile:0.25", "act_bits": 4}, "--ternary sws:2 --prune tile:0.25 --act-bits 4"),
+        ({"fps": 2000.0, "target": "ecp5-85", "permute": False}, "--fps 2000 --target ecp5-85 --no-permute"),
+        ({"shape": {"x y": (1, 3)}, "input_type": {"`x`": "uint8"}}, "--shape 'x y=1,3' --input-type '`x`=uint8'"),
+        ({"from_node": "$(rm)", "until_node": "a\nb"}, "--from '$(rm)' --until ..."),
+        ({"fold": {"a": {"PE": 2}}, "equalize": True}, "--equalize --fold FOLD.json"),
+        ({"fold": "there/my fold.json", "pe": 8}, "--pe 8 --fold 'my fold.json'"),
+        ({}, ""),
+    ],
+)
+def test_the_build_can_be_repeated(options, typed):
+    known = report("net.onnx") | {"options": BuildOptions(**options).given}
+    assert f"tcompile build net.onnx -o DIR {typed}".strip() in Seen(page(known)).texts
+
+
+def test_the_options_typed_are_those_that_were_given():
+    given = ["--ternary", "sws:2", "--permute", "--shape", "x=1,3", "--until", "a b", "--fps", "2000"]
+    options = BuildOptions(ternary="sws:2", permute=True, shape={"x": (1, 3)}, until_node="a b", fps=2000)
+    (line,) = [
+        c.cell.text for c in commands({"options": options.given, "model": {"file": "m"}}) if " build " in c.cell.text
+    ]
+    assert sorted(shlex.split(line)[5:]) == sorted(given)
 
 
 def test_equal_reports_give_equal_bytes():

@@ -241,12 +241,10 @@ def commands(report: Row) -> tuple[Fact, ...]:
     stall = part(report, "verification").get("stall")
     stalled = "" if stall in (None, "none") else f" --stall {argument(stall, 'none')}"
     flow = part(report, "synthesis").get("flow")
+    asked = " ".join([f"tcompile build {model} -o DIR", *_options(part(report, "options"))])
     steps = [
         ("The file is the one above", f"sha256sum {model}"),
-        (
-            "Build, with the options that were given; those that changed weights are under Passes",
-            f"tcompile build {model} -o DIR",
-        ),
+        ("Build" if "options" in report else "Build, with the options that were given", asked),
         ("Compare with onnxruntime", f"tcompile verify DIR --inputs X.npz{stalled}"),
     ]
     if any(r.get("form") for r in rows_of(report, "layers")):
@@ -254,6 +252,26 @@ def commands(report: Row) -> tuple[Fact, ...]:
         chosen = f" --flow {argument(flow, 'NAME')}" if flow else ""
         steps.append(("Resources and clock", f"tcompile synth DIR{chosen}"))
     return tuple(Fact(label, Cell(text)) for label, text in steps)
+
+
+def _options(asked: Row) -> list[str]:
+    """Options of ``build`` as they are typed."""
+    typed = []
+    for key, value in asked.items():
+        flag = {"from_node": "from", "until_node": "until"}.get(key, key.replace("_", "-"))
+        if key == "calib":
+            typed.append("--calib X.npz")
+        elif isinstance(value, bool):
+            typed.append(f"--{flag}" if value else f"--no-{flag}")
+        elif key in ("shape", "input_type"):
+            pairs = [(name, ",".join(map(str, v)) if key == "shape" else v) for name, v in value.items()]
+            typed += [f"--{flag} {argument(f'{name}={v}', 'NAME=...')}" for name, v in pairs]
+        elif isinstance(value, dict):
+            typed.append(f"--{flag} {flag.upper()}.json")
+        else:
+            whole = isinstance(value, float) and value.is_integer()
+            typed.append(f"--{flag} {argument(int(value) if whole else value, '...')}")
+    return typed
 
 
 def argument(value: Any, otherwise: str) -> str:
