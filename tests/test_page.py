@@ -373,6 +373,12 @@ def test_wires_at_the_same_box_never_share_a_lane():
         assert len({w.x for w in box.wires}) == len(box.wires)
 
 
+def test_a_wire_within_another_is_nearer_to_the_boxes():
+    boxes = flow({"layers": [{"name": n} for n in "abcd"]}, FORK).boxes
+    inner = next(w.x for w in boxes[1].wires if w.kind == "leave")
+    assert boxes[0].wires[0].x < inner
+
+
 def test_where_a_box_takes_another_than_the_one_above_everyone_reads_it():
     told = [re.search(r'class="([^"]*)"> from <bdi>([^<]*)', box) for box in forked()]
     assert [t and t.groups() for t in told] == [

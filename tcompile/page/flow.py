@@ -169,15 +169,16 @@ def _wires(listed: Sequence[Stage]) -> tuple[list[tuple[Wire, ...]], float]:
         for source in stage.sources:
             if source < k - 1:
                 takers.setdefault(source, []).append(k)
-    ends: list[int] = []  # of the last wire in each lane
-    lane_of: dict[int, int] = {}
-    for source in sorted(takers):
-        lane = next((n for n, end in enumerate(ends) if end <= source), len(ends))
-        ends[lane : lane + 1] = [takers[source][-1]]
-        lane_of[source] = lane
-    pitch = min(PITCH, WIDEST / max(1, len(ends)))
-    room = (len(ends) + 0.5) * pitch if ends else 0.0
-    places = {source: round(room - (lane + 1) * pitch, 1) for source, lane in lane_of.items()}
+    lanes: list[list[int]] = []  # sources of the wires in each; short wires are next to the boxes, so that few cross
+    for source in sorted(takers, key=lambda s: (takers[s][-1] - s, s)):
+        free = (lane for lane in lanes if all(takers[s][-1] <= source or takers[source][-1] <= s for s in lane))
+        lane = next(free, None)
+        if lane is None:
+            lanes.append(lane := [])
+        lane.append(source)
+    pitch = min(PITCH, WIDEST / max(1, len(lanes)))
+    room = (len(lanes) + 0.5) * pitch if lanes else 0.0
+    places = {source: round(room - (n + 1) * pitch, 1) for n, lane in enumerate(lanes) for source in lane}
     return [tuple(_beside(k, takers, places)) for k in range(len(listed))], round(room, 1)
 
 
