@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from tcompile import reference
 from tests.fuzz import run as fuzz_run
 from tests.fuzz.__main__ import main, summary
+from tests.fuzz.draft import Draft, Skip
 from tests.fuzz.generate import generate
 from tests.fuzz.run import FAILED, PASSED, REFUSED, Outcome, run
 from tests.fuzz.shrink import shrunk
@@ -119,3 +120,15 @@ def test_the_command_writes_what_fails_wrong(monkeypatch, tmp_path, capsys):
     assert main(["--count", "1", "--seed", "3", "--keep", str(tmp_path)]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3-small.onnx", "3-small.txt", "3.onnx", "3.txt"]
+
+
+def test_what_onnxruntime_does_not_load_is_skipped_wrong():
+    """Its shape inference counts 3 columns behind the pool, its kernel 2."""
+    draft = Draft(13)
+    x = draft.input(np.ones((2, 1, 1, 2, 5), np.float32))
+    pool = draft.op("MaxPool", x, kernel_shape=[1, 1], strides=[1, 3], ceil_mode=1)
+    flat = draft.op("Flatten", pool, axis=1)
+    draft.check([flat])
+    total = draft.op("Gemm", flat, draft.const(np.ones((4, 2))))
+    with pytest.raises(Skip, match="does not load"):
+        draft.check([total])

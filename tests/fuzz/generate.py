@@ -168,6 +168,7 @@ class _Maker:
             mark = self.draft.mark()
             try:
                 made = self.dice.pick(self.layers.steps())(x)
+                self.draft.check(made)
             except Skip:
                 self.draft.back(mark)
                 continue
