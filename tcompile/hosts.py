@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 
 from tcompile.frontend.export import model_of
+from tcompile.host_kernels import with_kernels
 from tcompile.ir import real as R
 from tcompile.ir.graph import NARROW, Graph, Tensor, TensorType
 from tcompile.lowering.lifted import AccumulatorStart, CodeStart, GridStart, Lifted
 from tcompile.lowering.lower import Lowered
 from tcompile.mapping.permute import Order
+from tcompile.reference import Kernel
 
 __all__ = ["HostModels", "Port", "host_models", "ports"]
 
@@ -119,9 +121,15 @@ def ports(lowered: Lowered, graph: Graph, values: Mapping[str, Lifted]) -> tuple
     return tuple(result)
 
 
-def host_models(lowered: Lowered, graph: Graph) -> HostModels:
-    """Cut the host's two models out of the real-level graph."""
-    return HostModels(_pre(lowered, graph), _post(lowered, graph))
+def host_models(lowered: Lowered, graph: Graph, kernels: Mapping[str, Kernel]) -> HostModels:
+    """Cut the host's two models out of the real-level graph.
+
+    Parameters
+    ----------
+    kernels : mapping of str to Kernel
+        Integer kernels of the file itself, by name: on the host they run as they are.
+    """
+    return HostModels(_pre(lowered, graph), _post(lowered, graph, kernels))
 
 
 def _closure(graph: Graph, targets: Sequence[str], stop: Mapping[str, object]) -> list[R.RealNode]:
@@ -176,7 +184,7 @@ def _pre(lowered: Lowered, graph: Graph) -> onnx.ModelProto:
     return model_of(nodes, inputs, outputs, rename, "host_pre")
 
 
-def _post(lowered: Lowered, graph: Graph) -> onnx.ModelProto:
+def _post(lowered: Lowered, graph: Graph, kernels: Mapping[str, Kernel]) -> onnx.ModelProto:
     heads = {lifted.start.value: (name, lifted) for name, lifted in lowered.outputs.items()}
     nodes: list[R.RealNode] = []
     inputs: dict[str, TensorType] = {}
@@ -190,7 +198,7 @@ def _post(lowered: Lowered, graph: Graph) -> onnx.ModelProto:
     outputs = {o: _kind(graph, o) for o in graph.outputs}
     own = {o: graph[o].origin.tensor for o in outputs}
     rename = _inner(nodes) | {f"{name}__port": name for name in lowered.outputs if name not in own.values()} | own
-    return model_of(nodes, inputs, outputs, rename, "host_post")
+    return with_kernels(model_of(nodes, inputs, outputs, rename, "host_post"), rest, graph, kernels)
 
 
 def _port_type(graph: Graph, value: str, lifted: Lifted) -> TensorType:

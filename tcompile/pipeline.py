@@ -169,7 +169,8 @@ def _compiled(
     records: tuple[PassRecord, ...],
     asked: Mapping[str, Any],
 ) -> Compiled:
-    hosts = host_models(lowered, real)
+    own = kernels if mode == "plain" else reference.kernels(source, "plain")
+    hosts = host_models(lowered, real, own)
     network = Network(
         lowered.graph, hosts.pre, hosts.post, source, mode,
         ports(lowered, real, lowered.outputs), ports(lowered, real, lowered.probes),

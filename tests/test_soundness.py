@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tcompile import reference
+from tcompile import hosts, reference
 from tcompile.errors import ModelError
 from tcompile.options import BuildOptions
 from tcompile.pipeline import compile_file
@@ -329,3 +329,69 @@ def test_elementwise_operations_between_fused_layers(run, op, attributes):
     value = net.qdq(net.op(op, codes, **attributes), 0.11, 20)
     total = net.op("Conv", value, net.weight(weights(2, 3, 1, 1), 0.3))
     assert sound(run(net.model(net.qdq(total, 1.7, 99)), floats((1, 4, 6, 6), 0.5), "fused"))
+
+
+# The largest of several
+
+
+def test_the_largest_of_sums_that_round_is_not_proved(run):
+    """Averages of equal integer sums are unequal floats: onnxruntime finds a largest where the integers have several."""
+    net = Net()
+    mean = net.op("AveragePool", net.dq(net.input((1, 1, 2, 9)), 0.0078683235), kernel_shape=[2, 1])
+    rng = np.random.default_rng(0)
+    upper = rng.integers(0, 101, (200, 1, 1, 1, 9))
+    frames = np.concatenate([upper, 100 - upper], axis=3).astype(np.uint8)
+    verdict, found = run(net.model(net.op("ArgMax", mean, axis=3)), frames)
+    assert found.mismatches > 0
+    assert verdict != "proved"
+
+
+def test_the_largest_of_exact_sums_is_proved(run):
+    net = Net()
+    total = net.op("Gemm", net.dq(net.input((1, 20)), 0.25), net.weight(weights(7, 20), 0.5), transB=1)
+    verdict, found = run(net.model(net.op("ArgMax", total, axis=1)), extremes((1, 20), 60).astype(np.uint8))
+    assert (verdict, found.mismatches) == ("proved", 0)
+
+
+def test_the_largest_of_a_window_of_padding_only_is_refused(run):
+    """It is the smallest float, which is no code."""
+    net = Net()
+    x = net.dq(net.input((1, 1, 1, 5)), 0.5)
+    pool = net.op("MaxPool", x, kernel_shape=[2, 1], dilations=[2, 1], pads=[1, 0, 1, 0])
+    with pytest.raises(ModelError, match="some windows hold padding only"):
+        run(net.model(net.q(pool, 0.5)), extremes((1, 1, 1, 5)).astype(np.uint8))
+
+
+# Kernels of the file on the host
+
+
+def product_of_two(net: Net) -> onnx.ModelProto:
+    """A product of two branches, which no hardware here computes; its ties go to the even code."""
+    double, parts = net.const(2.0), [net.input((1, 40)), net.input((1, 40))]
+    grids = [net.const(1.0), net.const(3, "uint8")]
+    moved = [net.dq(net.q(net.dq(p, 1.0, 3), 1.0, 3), 1.0, 3) for p in parts]
+    codes = [i for p in moved for i in (net.q(p, 1.0, 3), *grids)]
+    y = net.op("QLinearMul", *codes, double, net.const(11, "uint8"), domain="com.microsoft")
+    model = net.model(y)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(y, onnx.TensorProto.UINT8, (1, 40)))
+    return model
+
+
+def products(tmp_path: Path) -> Verification:
+    """What becomes of them, on frames whose products are small."""
+    onnx.save(product_of_two(net := Net()), tmp_path / "model.onnx")
+    compiled = compile_file(tmp_path / "model.onnx", BuildOptions(reference="plain"))
+    rng = np.random.default_rng(0)
+    frames = {name: rng.integers(0, 12, (20, 1, 40)).astype(np.uint8) for name in net.inputs}
+    return verify(compiled.network, frames, other=False)
+
+
+def test_kernels_on_the_host_are_those_of_the_file(tmp_path):
+    found = products(tmp_path)
+    assert (found.mismatches, found.identical_outputs) == (0, found.samples)
+
+
+def test_pieces_of_a_kernel_on_the_host_give_other_codes_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "with_kernels", lambda model, *others: model)
+    assert products(tmp_path).identical_outputs == 0

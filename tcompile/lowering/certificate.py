@@ -41,7 +41,7 @@ from tcompile.lowering.lifted import (
 from tcompile.lowering.pairs import Pairing
 from tcompile.lowering.steps import chain_direction, direction
 
-__all__ = ["Entry", "Risk", "certify", "certify_output", "certify_pair", "error_bound", "exact_sum"]
+__all__ = ["Entry", "Risk", "certify", "certify_arg_max", "certify_output", "certify_pair", "error_bound", "exact_sum"]
 
 LISTED = 20
 SMALLEST, LARGEST = Fraction(1, 1 << 126), Fraction(1 << 127)  # float32 rounds relatively between these
@@ -360,6 +360,16 @@ def certify_output(start: AccumulatorStart, layer: str) -> Entry:
     wrong = np.flatnonzero(bound >= unit / 2)
     risks = tuple(Risk(layer, int(c), 0, (0, 1), float(unit[c] / 2), float(bound[c])) for c in wrong[:LISTED])
     return Entry(layer, "exact" if not bound.any() else "bounded", len(unit), len(wrong), risks)
+
+
+def certify_arg_max(lifted: Lifted, layer: str) -> Entry:
+    """Verdict on the place of the largest value: equal integers must be equal floats, or another one comes first.
+
+    Each two integers next to each other count as one step; all are at risk if the floats depend on the order of a sum.
+    """
+    count = max(1, lifted.span - 1)
+    safe = _safe(lifted.start) and not _unsteady(lifted)
+    return Entry(layer, "exact" if safe else "assumed", count, 0 if safe else count)
 
 
 def certify_pair(pair: Pairing, layer: str, ratio: float) -> Entry:

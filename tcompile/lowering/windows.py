@@ -12,6 +12,7 @@ from tcompile.ir import integer as I
 from tcompile.ir import real as R
 from tcompile.ir.graph import IntType, identifier
 from tcompile.lowering.builder import CODES, UNQUANTIZED, Builder, Refusal, State, node_name
+from tcompile.lowering.certificate import certify_arg_max
 from tcompile.lowering.grid import grid_of
 from tcompile.lowering.lifted import (
     ConcatStart,
@@ -38,6 +39,9 @@ def max_pool(b: Builder, node: R.MaxPool | R.GlobalMaxPool) -> State:
         kernel = source.kind.shape[2:]
         strides, pads, dilations = (1,) * spatial, (0,) * 2 * spatial, (1,) * spatial
     pads = _covering(source.kind.shape, node.type.shape, kernel, strides, pads, dilations)
+    if _is_empty(source.kind.shape[2:], node.type.shape[2:], kernel, strides, pads, dilations):
+        reason = "must have an element of its input in every window, and some windows hold padding only"
+        raise Refusal("max-pool", reason, "give it less padding or dilation")
     make = lambda name, kind: I.MaxPool(  # noqa: E731
         name=name, inputs=(source.base,), type=kind, origin=node.origin,
         kernel=kernel, strides=strides, pads=pads, dilations=dilations,
@@ -198,6 +202,9 @@ def arg_max(b: Builder, node: R.ArgMax | R.TopIndex) -> State:
     kind = IntType(node.type.shape, 0, source.kind.shape[axis] - 1)
     b.emit(I.ArgMax(name=name, inputs=(source.base,), type=kind, origin=node.origin, axis=axis))
     b.place(node, "accelerator", "ArgMax")
+    entry = certify_arg_max(source, node_name(node))
+    if not entry.proved:
+        b.entries.append(entry)
     b.codes[node.name] = b.code_tensor(name, node.name)
     return b.codes[node.name]
 
@@ -230,6 +237,22 @@ def _moved_axis(node: R.RealNode, source: Lifted) -> int | None:
         if size == shape[axis] and prod(new[:k]) == before and prod(new[k + 1 :]) == after:
             return k
     return None
+
+
+def _is_empty(
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> bool:
+    """Whether some window lies in the padding on all its points: its largest value is then the type's smallest."""
+    return not all(
+        any(0 <= k * stride - pad + j * dilation < n for j in range(size))
+        for n, count, size, stride, pad, dilation in zip(shape, out, kernel, strides, pads, dilations, strict=False)
+        for k in range(count)
+    )
 
 
 def _covering(
