@@ -295,6 +295,10 @@ def verify(
     inputs: Annotated[
         Path | None, typer.Option("--inputs", metavar="X.npz", help="Frames x (and labels y); random without.")
     ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option("--original", metavar="MODEL.onnx", help="The file that was built: its accuracy is told, too."),
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(metavar="N", help="Frames to run [default: 16, or all inputs].")
     ] = None,
@@ -330,7 +334,7 @@ def verify(
         raise UsageError(Problem("bad-option", f"--seed must not be negative, and is {seed}"))
     with screen.progress() as tell:
         report, found = verify_build(
-            directory, inputs, samples=samples, seed=seed, mode=cast(Any, reference or "auto"),
+            directory, inputs, original=original, samples=samples, seed=seed, mode=cast(Any, reference or "auto"),
             simulator=cast(Any, simulator), stall=pauses, jobs=jobs, progress=tell,
         )  # fmt: skip
     show_verification(screen, report, found)

@@ -38,6 +38,7 @@ from tcompile.mapping.folding import read_folding
 from tcompile.mapping.network import Mapped, map_network, plan_layers
 from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of, tasks
 from tcompile.options import BuildOptions, Simulator
+from tcompile.original import Original
 from tcompile.passes import (
     DeclareInputs,
     Equalize,
@@ -504,6 +505,7 @@ def verify_build(
     directory: Path,
     inputs: Path | None = None,
     *,
+    original: Path | None = None,
     samples: int | None = None,
     seed: int = 0,
     mode: Literal["auto", "plain", "fused"] = "auto",
@@ -518,6 +520,8 @@ def verify_build(
     ----------
     inputs : Path, optional
         Data file with frames ``x`` (or ``x_test``) and labels ``y`` (or ``y_test``); random frames if left out.
+    original : Path, optional
+        The file that was built: its accuracy is told beside that of what passes made of it. Needs labels.
     samples : int, optional
         Frames to run; all of a data file, 16 random ones if left out.
     mode : {"auto", "plain", "fused"}
@@ -542,8 +546,11 @@ def verify_build(
         labels = labels_of(arrays, len(next(iter(frames.values()))))
         frames = {name: x[:samples] for name, x in frames.items()}
         labels = None if labels is None else labels[:samples]
+    source = _original(original, report, network, labels)
     with machine_of(simulator, network.graph, opened.design, directory, stall=stall, jobs=jobs) as machine:
         found = verify(network, frames, labels, machine=machine, progress=progress)
+    if source is not None and labels is not None:
+        found = replace(found, accuracy_original=source.accuracy(frames, labels))
     report = with_verification(report, found)
     opened.save(report)
     return report, found
@@ -629,6 +636,18 @@ def report_build(
             raise UsageError(Problem("output-exists", f"{printable(str(output))} must not exist", hint=hint))
         replace_file(output, content)
     return opened.report, content
+
+
+def _original(
+    path: Path | None, report: Mapping[str, Any], network: Network, labels: np.ndarray | None
+) -> Original | None:
+    """The file that a build was made of, if its accuracy is asked for; refused before any work."""
+    if path is None:
+        return None
+    if labels is None:
+        message = "the original's accuracy needs labels, and there are none"
+        raise UsageError(Problem("no-labels", message, hint="give --inputs X.npz with y"))
+    return Original.read(path, report["model"], input_types(network))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ SYNTHESIS = [
 ]  # fmt: skip
 VERIFICATION = [
     "simulator", "samples", "mismatches", "reference", "differences_other_reference", "stall", "accuracy",
-    "accuracy_reference", "agreement", "integers", "identical_outputs", "located", "located_other", "notes",
+    "accuracy_reference", "accuracy_original", "agreement", "integers", "identical_outputs", "located", "located_other", "notes",
 ]  # fmt: skip
 
 
@@ -287,6 +287,7 @@ def with_verification(report: Json, found: Verification) -> Json:
             "stall": found.stall,
             "accuracy": found.accuracy,
             "accuracy_reference": found.accuracy_reference,
+            "accuracy_original": found.accuracy_original,
             "agreement": found.agreement,
             "integers": found.integers,
             "identical_outputs": found.identical_outputs,

@@ -206,9 +206,12 @@ def show_verification(screen: Screen, report: Report, found: Verification) -> No
         screen.say(
             f"accuracy: {found.accuracy:.2%} (reference {found.accuracy_reference:.2%}, agreement {found.agreement:.2%})"
         )
-        if any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
+        if found.accuracy_original is not None:
+            screen.say(f"accuracy of the original file: {found.accuracy_original:.2%}")
+        elif any(p["changed"] and p["name"] in COMPRESSIONS for p in report["passes"]):
             screen.say(
-                "the reference is the compressed network, model.lowered.onnx; what the float file loses by that is not measured here"
+                "the reference is the compressed network, model.lowered.onnx; give --original MODEL.onnx to see what the float file"
+                " loses by that"
             )
     for note in found.notes:
         screen.note(note)

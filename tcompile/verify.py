@@ -17,7 +17,7 @@ from tcompile.ir.interpret import interpret
 from tcompile.reference import Mode, Session, Wanted, Watch
 
 __all__ = [
-    "Computed", "Difference", "Interpreter", "Machine", "Network", "Verification", "frames_of", "input_types", "labels_of",
+    "Computed", "Difference", "Interpreter", "Machine", "Network", "Verification", "classes", "frames_of", "input_types", "labels_of",
     "random_inputs", "verify",
 ]  # fmt: skip
 
@@ -132,8 +132,8 @@ class Verification:
         Layers in the order of computation that differ on the frames with unequal outputs.
     identical_outputs : int
         Frames whose final outputs (behind the host's part) are bit-equal to onnxruntime's on the whole file.
-    accuracy, accuracy_reference, agreement : float or None
-        Shares of frames, where the final output has classes.
+    accuracy, accuracy_reference, accuracy_original, agreement : float or None
+        Shares of frames, where the final output has classes; of the original file, where it was run.
     stall : str
         ``none`` or ``random:SEED``.
     latency, interval, ends
@@ -151,6 +151,7 @@ class Verification:
     located_other: tuple[Difference, ...] = ()
     accuracy: float | None = None
     accuracy_reference: float | None = None
+    accuracy_original: float | None = None
     agreement: float | None = None
     notes: tuple[str, ...] = field(default=())
     stall: str = "none"
@@ -489,14 +490,20 @@ def _frames_equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], k: i
     return all(np.array_equal(a[name][k], b[name][k], equal_nan=a[name].dtype.kind == "f") for name in b)
 
 
+def classes(outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Where the first output is largest, per frame; None if it has a single element."""
+    first = next(iter(outputs.values()))
+    return np.argmax(first.reshape(len(first), -1), axis=1) if first[0].size > 1 else None
+
+
 def _accuracy(
     mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], labels: np.ndarray | None
 ) -> dict[str, float | None]:
-    """Top-1 of the first output that has classes."""
+    """Top-1 of the first output, if it has classes."""
     name = next(iter(theirs))
-    if theirs[name][0].size < 2:
+    a, b = classes({name: mine[name]}), classes(theirs)
+    if a is None or b is None:
         return {}
-    a, b = (np.argmax(v[name].reshape(len(v[name]), -1), axis=1) for v in (mine, theirs))
     result: dict[str, float | None] = {"agreement": float((a == b).mean())}
     if labels is not None:
         result |= {"accuracy": float((a == labels).mean()), "accuracy_reference": float((b == labels).mean())}

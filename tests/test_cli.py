@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tcompile import reference
 from tcompile.ir.graph import Tensor
 from tcompile.ir.text import dump, parse
 from tests.command import DIGITS, DIGITS_DATA, process, refused, tcompile, tree
@@ -29,7 +30,7 @@ KEYS = {
     "weights": "count nonzero bits_original bits_stored compression_whole_model compression_compressed_layers",
     "performance": "ii_cycles ii_cycles_simulated latency_cycles latency_cycles_simulated clock_mhz fps",
     "verification": "simulator samples mismatches reference differences_other_reference stall accuracy accuracy_reference"
-    " agreement integers identical_outputs located located_other notes",
+    " accuracy_original agreement integers identical_outputs located located_other notes",
     "synthesis": "flow lut ff bram dsp fmax_mhz fps family device flattened clock_mhz seeds used estimate bram_kbit"
     " memories_elsewhere memories_in_registers tools",
     "tools": "tcompile onnxruntime onnx numpy python",
@@ -230,9 +231,61 @@ def test_pruned_tiles_are_counted(tmp_path):
     assert "0 mismatches" in tcompile("verify", tmp_path / "build", "--inputs", tmp_path / "calib.npz").out
 
 
+def test_layers_of_a_changed_file_go_by_their_names_there(tmp_path):
+    """Of several nodes that stand for one of the file, that of its operator keeps the name; folding files know it."""
+    fold = {"conv_0": {"PE": 4, "SIMD": 2}, "gemm_3": {"PE": 2, "SIMD": 8}}
+    (tmp_path / "fold.json").write_text(json.dumps(fold))
+    options = ["--weights", "csd:2", "--fold", tmp_path / "fold.json", "--json"]
+    report = tcompile("build", *(network := float_layers(tmp_path)), *options, "-o", tmp_path / "build").json
+    layers = {r["name"]: r for r in report["layers"]}
+    assert {name: {"PE": layers[name]["PE"], "SIMD": layers[name]["SIMD"]} for name in fold} == fold
+    assert [layers[name]["onnx_nodes"] for name in fold] == [["conv_0"], ["gemm_3"]]
+    rows = tcompile("check", *network, *options).json["nodes"]
+    assert [r["node"] for r in rows][3:8] == ["conv_0", "conv_0_Mul", "conv_0_Add", "relu_1", "relu_1_QuantizeLinear"]
+
+
 def test_accuracy_after_compression_without_training_is_put_right(tmp_path):
     argv = ["build", *float_layers(tmp_path), "-o", tmp_path / "build", "--weights", "csd:2"]
     assert "without training" in tcompile(*argv).out
+
+
+def with_labels(folder: Path) -> tuple[Path, list[object]]:
+    """A compressed build, and a data file in which the original is right on all frames but one."""
+    network = float_layers(folder)
+    assert tcompile("build", *network, "-o", folder / "build", "--weights", "csd:1", "--act-bits", "3").code == 0
+    frames = np.load(folder / "calib.npz")["x"]
+    session = reference.Session(onnx.load(folder / "float.onnx"))
+    labels = session.frames({"in0": frames[:, None]})["v3"].reshape(16, 16).argmax(axis=1)
+    labels[0] = (labels[0] + 1) % 16
+    np.savez(folder / "test.npz", x=frames, y=labels)
+    return folder / "build", ["--inputs", folder / "test.npz", "--simulator", "model"]
+
+
+def test_the_original_is_told_beside_the_compressed_network(tmp_path):
+    build, options = with_labels(tmp_path)
+    found = tcompile("verify", build, *options, "--original", tmp_path / "float.onnx", "--json").json["verification"]
+    assert found["accuracy_original"] == 15 / 16 > found["accuracy"] == found["accuracy_reference"]
+    again = tcompile("verify", build, *options)
+    assert "give --original MODEL.onnx" in again.out
+    assert json.loads((build / "report.json").read_text())["verification"]["accuracy_original"] is None
+
+
+def test_an_original_that_is_another_file_or_has_no_labels_is_refused_wrong(tmp_path):
+    build, options = with_labels(tmp_path)
+    other = tcompile("verify", build, *options, "--original", DIGITS)
+    assert (other.code, "error[other-original]" in other.err) == (2, True)
+    bare = tcompile("verify", build, "--simulator", "model", "--original", tmp_path / "float.onnx")
+    assert (bare.code, "error[no-labels]" in bare.err) == (2, True)
+
+
+def test_a_part_of_the_original_has_no_accuracy_wrong(tmp_path):
+    np.savez(tmp_path / "part.npz", x=np.zeros((2, 256), np.float32), y=np.zeros(2, np.int64))
+    first = next(n for n in onnx.load(DIGITS).graph.node if n.op_type == "MaxPool")
+    assert tcompile("build", DIGITS, "-o", tmp_path / "build", "--from", first.name, "-q").code == 0
+    shape = reference.Session(onnx.load(tmp_path / "build/model.lowered.onnx"))._session.get_inputs()[0].shape
+    np.savez(tmp_path / "part.npz", x=np.zeros((2, *shape[1:]), np.float32), y=np.zeros(2, np.int64))
+    found = tcompile("verify", tmp_path / "build", "--inputs", tmp_path / "part.npz", "--original", DIGITS)
+    assert (found.code, "error[cut-original]" in found.err) == (2, True)
 
 
 def test_ranges_and_equalization_are_chosen(tmp_path):

@@ -13,7 +13,6 @@ measured on it, and its integers are those of onnxruntime.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -23,9 +22,9 @@ from tcompile.compress.prepare import Prepared, Site
 from tcompile.errors import ModelError, Problem, printable
 from tcompile.frontend.export import export
 from tcompile.ir import real as R
-from tcompile.ir.graph import Graph, Origin, identifier
+from tcompile.ir.graph import Graph, Origin
 from tcompile.passes.quantize_activations import inserted, quantized
-from tcompile.passes.weights import Names, constant, written
+from tcompile.passes.weights import Names, constant, layer_name, written
 
 __all__ = ["EXACT", "exported", "sum_bounds", "to_onnx"]
 
@@ -78,18 +77,8 @@ def _with_codes(graph: Graph, sites: tuple[Site, ...], instead: Mapping[str, np.
         factor, offset = site.norm.folded()
         whole = instead.get(site.name, codes.cpu().numpy().round().astype(np.int64))
         scales = scale.detach().cpu().double().numpy().reshape(-1 if scale.numel() > 1 else ())
-        nodes = written(graph, site.layer, whole, scales * factor, names, offset)
-        new[site.node.name] = _named(nodes, identifier(site.name, names.taken))
+        new[site.node.name] = written(graph, site.layer, whole, scales * factor, names, offset)
     return graph.with_nodes([n for node in graph for n in new.get(node.name, (node,))])
-
-
-def _named(nodes: tuple[R.RealNode, ...], name: str) -> tuple[R.RealNode, ...]:
-    """The nodes of a layer; its linear operation bears the layer's name, so that reports and folding files know it."""
-    old = next(n.name for n in nodes if isinstance(n, R.Linear))
-    return tuple(
-        replace(n, name=name if n.name == old else n.name, inputs=tuple(name if i == old else i for i in n.inputs))
-        for n in nodes
-    )
 
 
 def _shifted(graph: Graph, quantizers: Mapping[str, Quantizer]) -> tuple[Graph, dict[str, Quantizer]]:
@@ -112,8 +101,11 @@ def _shifted(graph: Graph, quantizers: Mapping[str, Quantizer]) -> tuple[Graph, 
 
 
 def sum_bounds(graph: Graph) -> dict[str, int]:
-    """For each linear layer on codes of power-of-two steps the largest sum of |k|·|x| over its channels, in steps."""
-    bounds = {}
+    """For each linear layer on codes of power-of-two steps the largest sum of |k|·|x| over its channels, in steps.
+
+    Layers go by the names of their ONNX nodes.
+    """
+    bounds: dict[str, int] = {}
     for node in graph.all(R.Linear):
         assert isinstance(node, R.Conv | R.Gemm | R.MatMul)
         weight = graph[node.inputs[1]]
@@ -125,7 +117,8 @@ def sum_bounds(graph: Graph) -> dict[str, int]:
             rows = 0 if isinstance(node, R.Conv) or (isinstance(node, R.Gemm) and node.transB) else -1
             sizes = np.abs(np.moveaxis(codes.value.array.astype(np.int64), rows, 0))
             most = int(sizes.reshape(len(sizes), -1).sum(axis=1).max())
-            bounds[node.name] = int(most * reach[0] / reach[1])
+            name = layer_name(node)
+            bounds[name] = max(bounds.get(name, 0), int(most * reach[0] / reach[1]))
     return bounds
 
 
@@ -163,12 +156,10 @@ def _refuse_inexact(graph: Graph) -> None:
     problems = []
     for name, bound in sum_bounds(graph).items():
         if bound >= EXACT:
-            nodes = graph[name].origin.names
             message = (
-                f"the sums of {printable(nodes[0] if nodes else name)} must stay below 2^24 to be exact in float32, "
-                f"and may reach {bound}"
+                f"the sums of {printable(name)} must stay below 2^24 to be exact in float32, and may reach {bound}"
             )
             hint = "give its input fewer bits (--act-bits, or input_bits in a recipe), or prune it more"
-            problems.append(Problem("sum-too-large", message, nodes, hint))
+            problems.append(Problem("sum-too-large", message, (name,), hint))
     if problems:
         raise ModelError(problems)

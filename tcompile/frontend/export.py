@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tcompile.frontend.protos import Names
 from tcompile.ir import real as R
 from tcompile.ir.graph import Graph, Tensor, TensorType
 
@@ -44,8 +45,9 @@ def to_tensor_proto(tensor: Tensor, name: str) -> TensorProto:
 
 
 class _Writer:
-    def __init__(self, rename: Mapping[str, str]) -> None:
+    def __init__(self, rename: Mapping[str, str], titles: Mapping[str, str]) -> None:
         self.rename = rename
+        self.titles = titles
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[TensorProto] = []
 
@@ -60,7 +62,8 @@ class _Writer:
         return self.constant(name, np.array(values, np.int64))
 
     def add(self, node: R.RealNode, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
-        self.nodes.append(helper.make_node(op, inputs, outputs, name=node.name, **attributes))
+        title = self.titles.get(node.name, node.name)
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=title, **attributes))
 
     def write(self, node: R.RealNode) -> None:
         inputs = [self.value(i) for i in node.inputs]
@@ -126,6 +129,7 @@ def model_of(
     outputs: Mapping[str, TensorType],
     rename: Mapping[str, str] | None = None,
     name: str = "network",
+    titles: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """A model from nodes in topological order.
 
@@ -137,9 +141,11 @@ def model_of(
         Values that enter and leave.
     rename : mapping of str to str, optional
         Names in the file for values of the IR.
+    titles : mapping of str to str, optional
+        Names in the file for nodes; those of their values where left out.
     """
     rename = rename or {}
-    writer = _Writer(rename)
+    writer = _Writer(rename, titles or {})
     for node in nodes:
         if not isinstance(node, R.Input):
             writer.write(node)
@@ -156,12 +162,32 @@ def model_of(
 
 
 def export(graph: Graph) -> onnx.ModelProto:
-    """The whole graph; inputs and outputs keep their names in the file."""
+    """The whole graph; inputs, outputs and nodes keep their names in the file."""
     nodes = [n for n in graph if isinstance(n, R.RealNode)]
     inputs = {n.name: n.type for n in nodes if isinstance(n, R.Input)}
     kinds = {n.name: n.type for n in nodes}
     outputs = {o: kinds[o] for o in graph.outputs}
-    return model_of(nodes, inputs, outputs, port_names(graph, [*inputs, *outputs]))
+    return model_of(nodes, inputs, outputs, port_names(graph, [*inputs, *outputs]), titles=node_names(nodes))
+
+
+def node_names(nodes: Sequence[R.RealNode]) -> dict[str, str]:
+    """Unique names for the nodes of a file by their values: those of the ONNX nodes that they come from.
+
+    A pass may make several nodes of one. That of the same operator keeps the name, else the first; the others add their
+    operator to it.
+    """
+    made = [n for n in nodes if n.origin.nodes and not isinstance(n, R.Const | R.Input)]
+    result, taken = dict[str, str](), set[str]()
+    same = [(n, next((name for name, op in reversed(n.origin.nodes) if op == n.op), "")) for n in made]
+    for node, name in (*same, *((n, n.origin.names[-1]) for n in made)):
+        if name and node.name not in result and name not in taken:
+            result[node.name] = name
+            taken.add(name)
+    others = [n for n in nodes if n.name not in result and not isinstance(n, R.Const | R.Input)]
+    names = Names(taken)
+    for node in others:
+        result[node.name] = names.fresh(f"{node.origin.names[-1]}_{node.op}" if node.origin.nodes else node.name)
+    return result
 
 
 def port_names(graph: Graph, values: Sequence[str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from tcompile.frontend.structure import (
 from tcompile.frontend.tensors import tensor_problems
 from tcompile.frontend.widen import in_float32
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "digest", "load"]
 
 _NO_SHAPES: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
@@ -104,6 +104,17 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
     raise_all(_type_problems(normal))
     notes = [*notes, *more, *_removal_note(reference, normal)]
     return Loaded(path.name, hashlib.sha256(data).hexdigest(), kind, reference, normal, tuple(notes))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as `Loaded.sha256`.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read.
+    """
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -63,6 +63,7 @@ VERIFICATION: Wanted = (
     ("Frames whose final outputs are bit-equal", "identical_outputs", figure),
     ("Accuracy", "accuracy", percent),
     ("Accuracy of the reference", "accuracy_reference", percent),
+    ("Accuracy of the original file", "accuracy_original", percent),
     ("Agreement", "agreement", percent),
 )
 CLOCK: Wanted = (("Clock assumed, MHz", "clock_mhz", figure), ("Frames per second at that clock", "fps", figure))
