@@ -49,6 +49,7 @@ PAGES = [p for p in sorted(FOLDER.glob("*.md")) if p.name not in OTHERS] + [
     ROOT / "docs" / "forms.md",
     ROOT / "docs" / "mapping.md",
     ROOT / "docs" / "simulation.md",
+    ROOT / "docs" / "ports.md",
 ]
 IDS = [str(p.relative_to(ROOT / "docs")) for p in PAGES]
 PART = re.compile(r"^```(\w*)\n(.*?)^```\n|^(\| port \| way \| bits \| example \|\n)((?:\|[^\n]*\n)+)", re.M | re.S)
