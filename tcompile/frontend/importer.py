@@ -15,7 +15,7 @@ from tcompile.errors import ModelError, Problem, printable
 from tcompile.ir import real as R
 from tcompile.ir.graph import NARROW, Graph, Origin, Tensor, TensorType, identifier
 
-__all__ = ["dtype_name", "from_tensor_proto", "import_model"]
+__all__ = ["dtype_name", "form_problem", "from_tensor_proto", "import_model"]
 
 HINTS = {
     "LSTM": "use 1-D convolutions in its place, or leave it to the host: cut the graph with --from or --until",
@@ -265,6 +265,14 @@ def _unsupported(op: str) -> _Refused:
     close = difflib.get_close_matches(op, DIRECT, n=1, cutoff=0.85)
     hint = HINTS.get(op, f"is {close[0]} meant?" if close else "cut the graph before it with --until")
     return _Refused("unsupported-op", f"{printable(op)} has no integer form here", hint)
+
+
+def form_problem(proto: onnx.NodeProto) -> Problem | None:
+    """What is wrong with a node whose operator has no counterpart, whatever its inputs; None if it has one."""
+    if _has_form(proto):
+        return None
+    reason = _unsupported(proto.op_type)
+    return Problem(reason.code, reason.message, (proto.name,), reason.hint)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from tcompile.errors import ModelError, Problem, UsageError, printable
 from tcompile.frontend.external import MAX_BYTES, read_external
+from tcompile.frontend.further import further
 from tcompile.frontend.normalize import normalize
 from tcompile.frontend.protos import CHANNELS_LAST, QONNX_DOMAINS, raise_all, static_shape
 from tcompile.frontend.qonnx import rewrite
@@ -84,7 +85,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
     UsageError
         The file cannot be read.
     ModelError
-        It is no ONNX file, or not one that can be compiled; lists every problem of the stage that failed.
+        It is no ONNX file, or not one that can be compiled; lists every problem of the stage that failed, and what
+        `tcompile.frontend.further` finds beyond.
     """
     data = _read(path)
     model = _parse(data, path)
@@ -94,16 +96,31 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
     name_nodes(model.graph)
     read_external(model, path.parent)
     notes, problems = fix_input_shapes(model, shapes)
-    raise_all([*tensor_problems(model.graph), *graph_problems(model), *problems])
-    tidy(model)
-    notes += in_float32(model)
-    kind = _format(list(model.graph.node))
-    reference, normal, more = _one_frame(model, fixed_batches(model, shapes), quantizers=kind == "qonnx")
+    damages = list(tensor_problems(model.graph))
+    raise_all(_with_further(model, [*damages, *graph_problems(model), *problems], damaged=bool(damages)))
+    try:
+        tidy(model)
+        notes += in_float32(model)
+        kind = _format(list(model.graph.node))
+        reference, normal, more = _one_frame(model, fixed_batches(model, shapes), quantizers=kind == "qonnx")
+    except ModelError as error:
+        raise ModelError(_with_further(model, error.problems)) from error
     for target, source in zip(reference.graph.output, normal.graph.output, strict=True):
         target.CopyFrom(source)
     raise_all(_type_problems(normal))
     notes = [*notes, *more, *_removal_note(reference, normal)]
     return Loaded(path.name, hashlib.sha256(data).hexdigest(), kind, reference, normal, tuple(notes))
+
+
+def _with_further(model: ModelProto, found: Sequence[Problem], *, damaged: bool = False) -> tuple[Problem, ...]:
+    """The problems of a stage that failed, and those that later ones would find."""
+
+    def prepare(part: ModelProto) -> ModelProto:
+        tidy(part)
+        in_float32(part)
+        return _prepared(part, quantizers=_format(list(part.graph.node)) == "qonnx")[1]
+
+    return tuple(dict.fromkeys((*found, *further(model, found, None if damaged else prepare)))) if found else ()
 
 
 def digest(path: Path) -> str:
