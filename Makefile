@@ -17,7 +17,7 @@ DA4ML := .venv-da4ml/.installed-0.6.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint bench bench-exactness bench-hardware train-resnet20 mutate fuzz fuzz-files clean
+.PHONY: help setup demo test test-long check lint docs bench bench-exactness bench-hardware train-resnet20 mutate fuzz fuzz-files clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(STAMP) ## the part of `test` that reads the code only
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+docs: $(STAMP) ## the site of all pages, build/site/index.html; a link that leads nowhere is an error
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 
 bench: $(STAMP) $(DA4ML) ## layers, lanes, targets and networks beside da4ml and FINN's formula; writes benchmarks/results.md
 	@$(BIN)/python -m benchmarks.results --jobs $(JOBS)
@@ -75,7 +78,7 @@ $(STAMP): pyproject.toml
 	  || { echo "tcompile needs Python 3.11 or newer, not $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.11 setup"; exit 3; }
 	@echo "Making $(VENV): the packages are a few hundred megabytes, this takes some minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs,train]'
 	@touch $@
 
 $(DA4ML):
