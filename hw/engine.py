@@ -353,13 +353,14 @@ class _Engine(wiring.Component):
         return move, step
 
     def fill(self, m: Module, moves_on: Value, move: Value, there: Signal) -> None:
-        """Counts the words from the window's first on; below zero while the window moved past what has come.
+        """Counts the words from the window's first on, less what is asked of them, so that signs are the answers.
 
-        A word's place is given to another two cycles after the window moved on, when it has been read for certain.
+        `held` is below zero until the window is there, `kept` as long as there is room. A word's place is given to another two
+        cycles after the window moved on, when it has been read for certain.
         """
         b = self.block
         shape = signed(max(b.depth, b.frame, *(w for _, w in b.moves)).bit_length() + 2)
-        held, kept = Signal(shape), Signal(shape)
+        held, kept = Signal(shape, init=-b.span), Signal(shape, init=-b.depth)
         moved, owed = Signal(), Signal.like(move)
         wrote = self.i.valid & self.i.ready
         m.d.sync += [
@@ -368,7 +369,7 @@ class _Engine(wiring.Component):
             held.eq(held + wrote - Mux(moves_on, move, 0)),
             kept.eq(kept + wrote - Mux(moved, owed, 0)),
         ]
-        m.d.comb += [there.eq(held >= b.span), self.i.ready.eq(kept < b.depth)]
+        m.d.comb += [there.eq(~held[-1]), self.i.ready.eq(kept[-1])]
 
     def read(self, m: Module, entry: _Issued) -> tuple[Value, Flags]:
         """The word of the ring, two cycles after the issue; the tile of weights comes a cycle later."""
