@@ -39,6 +39,8 @@ MEMORY = re.compile(
     r"^  initial begin\n((?:    (?P<name>\S+ ?)\[\d+\] = (?P<value>\S+);\n)(?:    (?P=name)\[\d+\] = (?P=value);\n)+)  end$",
     re.MULTILINE,
 )
+ARRAY = re.compile(r"^  (?=reg (?:\[\d+:\d+\] )?(?:\\\S+ |\w+) *\[\d+:\d+\];$)", re.MULTILINE)
+UNWATCHED = "(* no_rw_check *)"  # no block reads a place while it is written; without this yosys adds logic for that, half of the memory's cost
 TEXT = re.compile(r"^module (\S+?) ?\((.*?)\);\n.*?^endmodule\n", re.MULTILINE | re.DOTALL)
 
 
@@ -137,7 +139,7 @@ def _split(text: str) -> dict[str, tuple[tuple[str, ...], str]]:
         if match[1] in found:
             raise InternalError(Problem("module-names", f"two modules are named {match[1]!r}"))
         body = MEMORY.sub(_filled, REGISTER.sub(r"  reg \1\2;\n  initial \2 = \3;", match[0]))
-        body = _complete_cases(NOTHING.sub("", body))
+        body = _complete_cases(ARRAY.sub(f"  {UNWATCHED} ", NOTHING.sub("", body)))
         found[match[1]] = tuple(p.strip() for p in match[2].split(",")), body
     return found
 
