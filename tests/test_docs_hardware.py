@@ -16,13 +16,9 @@ import dataclasses
 import importlib
 import inspect
 import io
-import json
-import os
 import pkgutil
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
