@@ -116,6 +116,7 @@ SEEDS = (
     Column("Fmax, MHz", "fmax_mhz", figure),
     Column("Bitstream", "bitstream", word),
     Column("Bytes", "bytes", figure),
+    Column("Longest path through", "critical_path", anything),
 )
 DEVICE = (
     Column("Resource", "name", word),
