@@ -395,3 +395,25 @@ def test_kernels_on_the_host_are_those_of_the_file(tmp_path):
 def test_pieces_of_a_kernel_on_the_host_give_other_codes_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "with_kernels", lambda model, *others: model)
     assert products(tmp_path).identical_outputs == 0
+
+
+def test_a_quantizer_in_pieces_keeps_its_zero_point(run):
+    """The border cuts the last window: an average and a quantizer for each piece, whose codes meet in a Concat."""
+    net = Net()
+    x = net.qdq(net.input((1, 1, 1, 3), "float32"), 0.5, 53)
+    mean = net.op("AveragePool", x, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1)
+    y = net.qdq(net.op("PRelu", mean, net.const([[[0.5]]])), 0.25, -128, "int8")
+    verdict, found = run(net.model(y), floats((1, 1, 1, 3), 0.5, 53), "fused")
+    assert (verdict, found.mismatches, found.identical_outputs) == ("proved", 0, found.samples)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e38])
+def test_products_beyond_all_integers_saturate(run, scale):
+    """Of a kernel: the first may be too large for an integer, the second for a float too."""
+    net = Net()
+    x = net.qdq(net.input((1, 8), "float32"), 0.5)
+    total = net.op("Gemm", x, net.weight(weights(5, 8), scale), transB=1)
+    try:
+        assert sound(run(net.model(net.qdq(total, 2.0**-10, 99)), floats((1, 8), 0.5, count=60), "fused"))
+    except ModelError as error:
+        assert [p.code for p in error.problems] == ["overflow"]

@@ -263,7 +263,8 @@ class Builder:
             if not kernel.integer or not saturated or not kernel.has_scales([start.x_scale], scale):
                 return None
             own = replace(start, bias_code=kernel.bias)
-            return IntegerKernelStart(quantizer.name, own, np.float32(scale), zero, lo, hi, quantizer.type.dtype)
+            made = IntegerKernelStart(quantizer.name, own, np.float32(scale), zero, lo, hi, quantizer.type.dtype)
+            return made if np.isfinite(made.ratio).all() else None  # 0 · inf is no number, nor a certain code
         if not isinstance(start, (PairStart, PoolStart)) or start is not lifted.start:
             return None
         sources = (start.left, start.right) if isinstance(start, PairStart) else (start.source,)

@@ -107,7 +107,10 @@ class AccumulatorStart(Start):
 
 @dataclass(frozen=True, eq=False)
 class IntegerKernelStart(Start):
-    """Codes that onnxruntime's integer kernels make of the sum: saturate(rint(float32(acc) · float32(scale)) + zero)."""
+    """Codes that onnxruntime's integer kernels make of the sum: rint(saturate(float32(acc) · float32(scale))) + zero.
+
+    Saturated first, for a product may be too large for any integer.
+    """
 
     value: str
     accumulator: AccumulatorStart
@@ -117,12 +120,17 @@ class IntegerKernelStart(Start):
     hi: int
     dtype: str
 
+    @property
+    def ratio(self) -> np.ndarray:
+        """Codes per unit of the sum, float32, one per channel or one for all."""
+        a = self.accumulator
+        return np.asarray((np.float32(a.x_scale) * a.w_scale.astype(np.float32)) / self.y_scale, np.float32)
+
     def feed(self, n: np.ndarray) -> dict[str, np.ndarray]:
         a = self.accumulator
         acc = n - a.correction + (0 if a.bias_code is None else a.bias_code)
-        ratio = (np.float32(a.x_scale) * a.w_scale.astype(np.float32)) / self.y_scale
-        y = np.rint(acc.astype(np.float32) * ratio.astype(np.float32)).astype(np.int64) + self.zero
-        return {self.value: np.clip(y, self.lo, self.hi).astype(self.dtype)}
+        y = np.clip(acc.astype(np.float32) * self.ratio, self.lo - self.zero, self.hi - self.zero)
+        return {self.value: (np.rint(y).astype(np.int64) + self.zero).astype(self.dtype)}
 
 
 @dataclass(frozen=True, eq=False)

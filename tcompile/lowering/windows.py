@@ -186,6 +186,8 @@ def _joined_codes(b: Builder, node: R.Concat, axis: int) -> State:
     bases = tuple(p.base for p in parts if isinstance(p.base, str))
     kind = IntType(node.type.shape, min(int(p.lo.min()) for p in parts), max(int(p.hi.max()) for p in parts))
     name = identifier(node_name(node), b.taken)
+    points = {b.zeros.get(base, 0) for base in bases}
+    b.zeros[name] = points.pop() if len(points) == 1 else 0  # pieces of one quantizer share its own
     return _codes(b, node, I.Concat(name=name, inputs=bases, type=kind, origin=node.origin, axis=axis))
 
 
