@@ -381,6 +381,11 @@ def explore(
     calib: Calib = None,
     clock_mhz: Clock = None,
     target: Target = None,
+    synthesized: Annotated[
+        int, typer.Option("--synth", metavar="N", help="Synthesize so many designs of the front.")
+    ] = 0,
+    flow: Annotated[str, typer.Option(metavar="NAME", help="As of synth.")] = "yosys-ecp5",
+    device: Annotated[str | None, typer.Option(metavar="PART", help="As of synth.")] = None,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes of this machine.")] = 2,
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://HOST:PORT", help="Instead: workers of a Dask cluster.")
@@ -397,13 +402,13 @@ def explore(
     from tcompile.show import show_exploration, show_point
 
     screen = _screen(as_json, quiet, verbose)
-    for option, value in (("--jobs", jobs), ("--samples", samples)):
-        if value is not None and value < 1:
-            raise UsageError(Problem("bad-option", f"{option} must be at least 1, not {value}"))
+    for option, value, least in (("--jobs", jobs, 1), ("--samples", samples, 1), ("--synth", synthesized, 0)):
+        if value is not None and value < least:
+            raise UsageError(Problem("bad-option", f"{option} must be at least {least}, not {value}"))
     common = {**_config(config), **_given(locals())}
     names = objectives.split(",") if objectives else ["interval", "lut", *["accuracy"] * (inputs is not None)]
     grids = read_grids(space) if space else usual_grids(common.get("clock_mhz", 100.0))
-    exploration = Exploration(output, tuple(names), jobs, scheduler)
+    exploration = Exploration(output, tuple(names), jobs, scheduler, synthesized, flow, device)
     tasks = _tasks(models, grids, common, calib, inputs, samples)
     document = run(exploration, tasks, lambda row, done, total: show_point(screen, row, done, total))
     show_exploration(screen, document, output)

@@ -35,6 +35,7 @@ GROUPS = {"tile": "tiles", "weight": "weights"}
 NAMED = 4  # memories that a note names
 LAYER_COLUMNS = ("layer", "op", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "additions", "LUTs")
 CHOICE_COLUMNS = ("layer", "form", "PE", "SIMD", "cycles", "LUTs", "")
+SYNTHESIS_COLUMNS = ("options", "LUTs", "estimate", "flip-flops", "estimate", "block RAMs", "estimate", "Fmax, MHz")
 POINT_COLUMNS = ("model", "options", "forms", "cycles", "frames/s", "LUTs", "flip-flops", "block RAMs", "accuracy")
 SYNTHESIS_COLUMNS = ("layer", "op", "LUTs", "estimate", "FFs", "estimate", "BRAMs", "estimate")
 PLAN_COLUMNS = ("layer", "MH", "MW", "form", "PE", "SIMD", "cycles", "tiles", "adders", "LUTs")
@@ -388,6 +389,7 @@ def show_exploration(screen: Screen, document: Report, folder: Path) -> None:
         for p in best
     ]  # fmt: skip
     screen.table(f"designs that no other beats in {', '.join(document['objectives'])}", POINT_COLUMNS, rows)
+    _synthesized(screen, best)
     refused = [p for p in points if p["refused"]]
     made = len(points) - len(refused)
     screen.say(f"{made} designs and {len(refused)} that cannot be; resources are estimates, cycles exact")
@@ -396,10 +398,30 @@ def show_exploration(screen: Screen, document: Report, folder: Path) -> None:
     screen.say(f"wrote {printable(str(folder))}: explore.csv, explore.json, explore.svg")
 
 
+def _synthesized(screen: Screen, points: Sequence[Report]) -> None:
+    """Points that were synthesized, beside their estimates."""
+    found = [(p, p["synthesis"]) for p in points if p["synthesis"] and not p["synthesis"]["refused"]]
+    rows = [
+        [_options(p["options"]), s["lut"], p["lut"], s["ff"], p["ff"], s["bram"], p["bram"], s["fmax_mhz"]]
+        for p, s in found
+    ]
+    if rows:
+        flow, device = found[0][1]["flow"], found[0][1]["device"]
+        screen.table(
+            f"synthesized by {flow} for {device or 'the family'}; clocks by static timing, not measured on a board",
+            SYNTHESIS_COLUMNS,
+            rows,
+        )
+    for point in points:
+        if point["synthesis"] and point["synthesis"]["refused"]:
+            screen.note(f"{_options(point['options'])}: {point['synthesis']['refused'][0]}")
+
+
 def show_point(screen: Screen, row: Report, done: int, total: int) -> None:
     """A line of progress."""
-    found = "refused" if row["refused"] else f"{row['interval']} cycles, {row['lut']} LUTs, {row['bram']} block RAMs"
-    screen.progress_line(f"point {done:3}/{total}  {_short(row['model'])} {_options(row['options'])}: {found}")
+    found = "refused" if row["refused"] else f"{row['lut']} LUTs, {row['bram']} block RAMs"
+    before = f"{row['flow']}: " if "flow" in row else "" if row["refused"] else f"{row['interval']} cycles, "
+    screen.progress_line(f"point {done:3}/{total}  {row['title']}: {before}{found}")
 
 
 def _options(options: Report) -> str:

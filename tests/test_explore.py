@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tcompile.errors import InternalError, ToolError, UsageError
-from tcompile.explore.evaluate import FAULT, Task, evaluate, key
+from tcompile.explore.evaluate import FAILED, FAULT, Task, evaluate, key, synthesize
 from tcompile.explore.front import OBJECTIVES, front, spread
 from tcompile.explore.plot import drawing
 from tcompile.explore.run import Exploration, explore
@@ -242,6 +242,67 @@ def test_names_of_the_file_are_escaped_in_the_picture():
     text = drawing([row]).decode()
     assert "<script>" not in text
     ET.fromstring(text)
+
+
+# Synthesis of the front
+
+
+def test_points_of_the_front_are_synthesized_once(model, space, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def synth(task: Task, flow: str, device: str | None) -> dict[str, object]:
+        asked.append(task.point.title)
+        return {
+            "flow": flow,
+            "device": device,
+            "lut": 71,
+            "ff": 72,
+            "bram": 0,
+            "dsp": 0,
+            "fmax_mhz": None,
+            "fps": None,
+            "refused": None,
+        }
+
+    monkeypatch.setattr("tcompile.explore.run.synthesize", synth)
+    monkeypatch.setattr(Exploration, "work", lambda self, work, missing: ((t, work(t)) for t in missing))
+    tasks = tasks_of(model, space)
+    exploration = Exploration(tmp_path / "e", ("interval", "lut"), synthesized=1, flow="yosys-ice40")
+    first = explore(exploration, tasks)
+    assert explore(exploration, tasks) == first
+    with_synthesis = [p for p in first["points"] if p["synthesis"]]
+    assert len(with_synthesis) == len(asked) == 1
+    assert with_synthesis[0]["front"] and with_synthesis[0]["synthesis"]["lut"] == 71
+    rows = list(csv.DictReader((tmp_path / "e" / "explore.csv").read_text().splitlines()))
+    assert sorted(r["synthesis_lut"] for r in rows) == ["", "", "", "", "71"]
+
+
+@pytest.mark.long
+def test_synthesis_is_that_of_the_command(model, tmp_path):
+    point = Task(Point.of(str(model), {"form": "parallel"}))
+    found = synthesize(point, "yosys-ice40", None)
+    assert tcompile("build", model, "-o", tmp_path / "d", "--form", "parallel").code == 0
+    result = tcompile("synth", tmp_path / "d", "--flow", "yosys-ice40", "--json")
+    assert {k: result.json["synthesis"][k] for k in ("lut", "ff", "bram", "dsp")} == {
+        k: found[k] for k in ("lut", "ff", "bram", "dsp")
+    }
+    assert found["lut"] > 0 and found["dsp"] == 0
+
+
+def test_a_flow_that_is_not_there_is_refused_before_any_work(model, tmp_path):
+    result = tcompile("explore", model, "-o", tmp_path / "e", "--synth", 2, "--flow", "yosys-x")
+    assert result.code == 2 and "flow must be one of" in result.err
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_tool_that_failed_loses_no_point(model, space, tmp_path, monkeypatch):
+    said = {"refused": None, FAILED: [("synthesis-failed", "yosys said no", "")]}
+    monkeypatch.setattr("tcompile.explore.run.synthesize", lambda task, flow, device: said)
+    monkeypatch.setattr(Exploration, "work", lambda self, work, missing: ((t, work(t)) for t in missing))
+    exploration = Exploration(tmp_path / "e", ("interval", "lut"), synthesized=1)
+    with pytest.raises(ToolError, match="yosys said no"):
+        explore(exploration, tasks_of(model, space))
+    assert len(list(exploration.points.glob("*.json"))) == 5
 
 
 # Workers that are lost

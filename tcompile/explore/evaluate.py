@@ -1,4 +1,4 @@
-"""One point, compiled and mapped: cycles and resources by the models, accuracy by the interpreter."""
+"""One point, compiled and mapped: cycles and resources by the models, accuracy by the interpreter; or synthesized."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tcompile.data import read_npz, test_split
-from tcompile.errors import InternalError, Problem, TcompileError
+from tcompile.errors import InternalError, Problem, TcompileError, ToolError
 from tcompile.explore.space import Point
 from tcompile.options import BuildOptions
-from tcompile.pipeline import Built, Compiled, build, compile_file
+from tcompile.pipeline import Built, Compiled, build, compile_file, synth_build
 from tcompile.verify import frames_of, input_types, labels_of, verify
 from tcompile.version import __version__
 
-__all__ = ["FAULT", "Task", "built", "evaluate", "key"]
+__all__ = ["FAILED", "FAULT", "Task", "evaluate", "key", "synthesize"]
 
 FAULT = "fault"  # key of a result that is tcompile's own fault, and tried again
+FAILED = "failed"  # the same of an outside tool that is missing or failed
+SYNTHESIS = ("flow", "device", "lut", "ff", "bram", "dsp", "fmax_mhz", "fps")
 HARDWARE = (
     "pe",
     "simd",
@@ -101,15 +104,27 @@ def _made(task: Task) -> tuple[Built, Mapping[str, Any]]:
     return build(compiled, options), found
 
 
-def built(task: Task) -> Built:
-    """The design of a point.
+def synthesize(task: Task, flow: str, device: str | None) -> dict[str, Any]:
+    """What a flow of ``synth`` makes of a point that can be built; its clock is static timing, not measured on a board.
 
-    Raises
-    ------
-    TcompileError
-        It cannot be made.
+    Returns
+    -------
+    dict
+        ``flow``, ``device``, ``lut``, ``ff``, ``bram``, ``dsp``, ``fmax_mhz`` and ``fps`` as in ``report.json``; ``refused`` as in `evaluate`.
     """
-    return _made(task)[0]
+    row: dict[str, Any] = {**dict.fromkeys(SYNTHESIS), "flow": flow, "device": device, "refused": None}
+    try:
+        with TemporaryDirectory(prefix="tcompile-") as folder:
+            directory = Path(folder) / "design"
+            _made(task)[0].write(directory)
+            found = synth_build(directory, flow=flow, target=device)["synthesis"]
+    except InternalError as error:
+        return row | {FAULT: [p.message for p in error.problems]}
+    except ToolError as error:
+        return row | {FAILED: [(p.code, p.message, p.hint) for p in error.problems]}
+    except TcompileError as error:
+        return row | {"refused": [p.message for p in error.problems]}
+    return row | {name: found[name] for name in SYNTHESIS}
 
 
 def _network_point(point: Point, options: BuildOptions) -> Point:

@@ -7,15 +7,17 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tcompile.bundle import replace_file
-from tcompile.errors import InternalError, Problem, UsageError, printable
-from tcompile.explore.evaluate import FAULT, Task, evaluate, key
-from tcompile.explore.front import OBJECTIVES, front
+from tcompile.errors import InternalError, Problem, ToolError, UsageError, printable
+from tcompile.explore.evaluate import FAILED, FAULT, Task, evaluate, key, synthesize
+from tcompile.explore.front import OBJECTIVES, front, spread
 from tcompile.explore.plot import drawing
 from tcompile.explore.workers import Work, on_cluster, on_processes
+from tcompile.synthesis import find_programs, job
 
 __all__ = ["Exploration", "explore"]
 
@@ -23,6 +25,7 @@ COLUMNS = (
     "model", "options", "forms", "interval", "latency", "clock_mhz", "fps", "lut", "ff", "bram", "bits", "verdict", "accuracy",
     "mismatches", "front", "refused",
 )  # fmt: skip
+SYNTHESIZED = ("flow", "lut", "ff", "bram", "fmax_mhz", "fps")
 MARK = "explore.json"
 Row = dict[str, Any]
 Tell = Callable[[Row, int, int], None]
@@ -42,12 +45,19 @@ class Exploration:
         Processes of this machine.
     scheduler : str or None
         Address of a Dask cluster that works in their place.
+    synthesized : int
+        Points of the front that are synthesized too.
+    flow, device : str, str or None
+        As of ``synth``.
     """
 
     folder: Path
     objectives: tuple[str, ...]
     jobs: int = 2
     scheduler: str | None = None
+    synthesized: int = 0
+    flow: str = "yosys-ecp5"
+    device: str | None = None
 
     def check(self) -> None:
         """Refuse before any work.
@@ -55,7 +65,9 @@ class Exploration:
         Raises
         ------
         UsageError
-            Unknown objectives; a folder that holds something else, or cannot be made.
+            Unknown objectives, flow or device; a folder that holds something else, or cannot be made.
+        ToolError
+            A tool of the flow is missing.
         """
         problems = [
             Problem("bad-option", f"an objective must be one of {', '.join(OBJECTIVES)}, not {printable(o)}")
@@ -70,6 +82,9 @@ class Exploration:
             problems.append(Problem("output-exists", message, hint="give another folder"))
         if problems:
             raise UsageError(problems)
+        if self.synthesized:
+            job(self.flow, self.device)
+            find_programs(self.flow)
         try:
             self.points.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -113,12 +128,12 @@ class Exploration:
 
 
 def explore(exploration: Exploration, tasks: Sequence[Task], tell: Tell | None = None) -> dict[str, Any]:
-    """Make all points that are not there yet.
+    """Make all points that are not there yet, and synthesize some of the front.
 
     Parameters
     ----------
     tell : callable, optional
-        Told each new row, how many are done, and of how many.
+        Told each new result, how many are done, and of how many.
 
     Returns
     -------
@@ -133,23 +148,41 @@ def explore(exploration: Exploration, tasks: Sequence[Task], tell: Tell | None =
         Some points failed by a fault of tcompile; all others are done and written.
     """
     exploration.check()
-    names = [key(task) for task in tasks]
-    rows: dict[str, Row] = {n: row for n in names if (row := exploration.kept(n)) is not None}
-    missing = [task for task, name in zip(tasks, names, strict=True) if name not in rows]
-    tell = tell or (lambda row, done, total: None)
+    names = {task: key(task) for task in tasks}
+    rows, faults = _results(exploration, evaluate, names, tell)
+    made = [task for task in tasks if task in rows]
+    chosen = spread(front([rows[t] for t in made], exploration.objectives), exploration.synthesized)
+    suffix = f".{exploration.flow}" + (f".{_plain(exploration.device)}" if exploration.device else "")
+    work = partial(synthesize, flow=exploration.flow, device=exploration.device)
+    found, more = _results(exploration, work, {made[k]: names[made[k]] + suffix for k in chosen}, tell)
+    document = exploration.write([{**rows[t], "synthesis": found.get(t)} for t in made])
+    if faults + more:
+        raise InternalError(faults + more)
+    return document
+
+
+def _results(
+    exploration: Exploration, work: Work, names: Mapping[Task, str], tell: Tell | None
+) -> tuple[dict[Task, Row], list[Problem]]:
+    """Results by task, those that were kept and new ones; and faults of tcompile."""
+    rows = {task: row for task, name in names.items() if (row := exploration.kept(name)) is not None}
     faults: list[Problem] = []
-    for task, row in exploration.work(evaluate, missing):
+    for task, row in exploration.work(work, [task for task in names if task not in rows]):
+        if FAILED in row:
+            raise ToolError([Problem(code, message, hint=hint) for code, message, hint in row[FAILED]])
         if FAULT in row:
             faults += [Problem("internal", f"{m} (at: {printable(task.point.title)})") for m in row[FAULT]]
             continue
-        name = key(task)
-        exploration.keep(name, row)
-        rows[name] = row
-        tell(row, len(rows), len(tasks))
-    document = exploration.write([rows[n] for n in names if n in rows])
-    if faults:
-        raise InternalError(faults)
-    return document
+        exploration.keep(names[task], row)
+        rows[task] = row
+        if tell is not None:
+            tell(row | {"title": task.point.title}, len(rows), len(names))
+    return rows, faults
+
+
+def _plain(text: str) -> str:
+    """A part of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
@@ -160,8 +193,10 @@ def _table(rows: Sequence[Row]) -> bytes:
     """One line per point; nested values as JSON."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows([_cell(row.get(c)) for c in COLUMNS] for row in rows)
+    table.writerow([*COLUMNS, *(f"synthesis_{c}" for c in SYNTHESIZED)])
+    for row in rows:
+        found = row.get("synthesis") or {}
+        table.writerow([_cell(row.get(c)) for c in COLUMNS] + [_cell(found.get(c)) for c in SYNTHESIZED])
     return text.getvalue().encode()
 
 
