@@ -81,7 +81,7 @@ ROWS = (
     Row("sws2", "statistical scaling, two terms", "1", ("--terms", "2")),
     Row("twn", "TWN", "-", ("--ternary", "twn")),
     Row("magnitude50", "magnitude, half of the tiles", "-", pruned("magnitude", 0.5), seeds=SEEDS),
-    Row("lasso50", "group lasso, half of the tiles", "2", pruned("lasso", 0.5), seeds=SEEDS),
+    Row("lasso50", "group lasso, half of the tiles", "2", pruned("lasso", 0.5)),
     Row("wpc25", "clipping, a quarter of the tiles", "2", pruned("wpc", 0.25), simulated=True),
     Row("wpc50", "clipping, half of the tiles", "2", pruned("wpc", 0.5), seeds=SEEDS, simulated=True),
     Row("wpc75", "clipping, three quarters of the tiles", "2", pruned("wpc", 0.75), simulated=True),
