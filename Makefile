@@ -56,7 +56,9 @@ bench-hardware: $(STAMP) ## Verilog of real networks below ../shared/data in Ver
 
 train-resnet20: $(STAMP) ## ResNet-20 on CIFAR-10 below $(DATA), all layers ternary: hours; goes on where it was ended
 	@test -f build/resnet20/data.npz || $(BIN)/python examples/resnet20/prepare.py $(DATA)/datasets/cifar10-jpeg -o build/resnet20
-	@test -f build/resnet20/resnet20.int2.onnx || $(BIN)/tcompile compress $(DATA)/models/cifar_resnet20.onnx --data build/resnet20/data.npz \
+	@test -f build/resnet20/tuned.onnx || $(BIN)/python examples/resnet20/finetune.py $(DATA)/models/cifar_resnet20.onnx \
+	  --data build/resnet20/data.npz -o build/resnet20/tuned.onnx --epochs 5
+	@test -f build/resnet20/resnet20.int2.onnx || $(BIN)/tcompile compress build/resnet20/tuned.onnx --data build/resnet20/data.npz \
 	  -o build/resnet20/resnet20.int2.onnx --config examples/resnet20/resnet20.toml --resume
 
 mutate: $(STAMP) ## plant faults in the compiler and the gateware; how many do the tests find?
