@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["agrees", "consoles", "masked", "replayed", "sessions", "shown", "without_speed"]
+__all__ = ["SECONDS", "agrees", "consoles", "masked", "replayed", "sessions", "shown", "without_speed"]
 
 BLOCK = re.compile(r"^```(console|python|text|verilog)\n(.*?)^```", re.M | re.S)
 SESSION = re.compile(r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", re.M)
 FILE = re.compile(r"(?:#|//) ([\w-]+\.(?:py|v))\n")
-SECONDS = 300
+SECONDS = 300  # that a command may take
 
 
 def consoles(text: str) -> list[tuple[str, str]]:
@@ -32,23 +32,25 @@ def sessions(body: str) -> list[tuple[str, str]]:
     return SESSION.findall(body)
 
 
-def shown(command: str, folder: Path) -> str:
+def shown(command: str, folder: Path, seconds: float = SECONDS) -> str:
     """What a command prints, both streams together."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False,
     )  # fmt: skip
     return "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
 
 
-def replayed(text: str, folder: Path, same: Callable[[str], str] = str) -> str:
+def replayed(text: str, folder: Path, same: Callable[[str], str] = str, seconds: float = SECONDS) -> str:
     """A page, run from top to bottom in a folder, with what is printed in place of what differs from it.
 
     Parameters
     ----------
     same : callable
         Takes from a text what may differ from run to run.
+    seconds : float
+        That a command may take.
     """
     printed: list[str] = []
 
@@ -58,7 +60,7 @@ def replayed(text: str, folder: Path, same: Callable[[str], str] = str) -> str:
     def block(match: re.Match[str]) -> str:
         kind, body = match.groups()
         if kind == "console":
-            body = "".join(f"$ {c}\n{output(out, shown(c, folder))}" for c, out in sessions(body))
+            body = "".join(f"$ {c}\n{output(out, shown(c, folder, seconds))}" for c, out in sessions(body))
         elif kind == "text" and printed:
             body = output(body, printed[-1])
         printed.clear()
@@ -67,7 +69,7 @@ def replayed(text: str, folder: Path, same: Callable[[str], str] = str) -> str:
             file = folder / (name[1] if name else "block.py")
             file.write_text(body, encoding="utf-8")
             if not name:
-                printed.append(shown(f"python {file.name}", folder))
+                printed.append(shown(f"python {file.name}", folder, seconds))
         return f"```{kind}\n{body}```"
 
     return BLOCK.sub(block, text)

