@@ -135,7 +135,7 @@ def compile_file(path: Path, options: BuildOptions, calibration: Mapping[str, np
     ModelError
         Every reason why the network cannot be compiled.
     """
-    loaded = load(path, options.shape)
+    loaded = load(path, options.shape, options.until_node)
     real = import_model(loaded.model)
     _refuse_illegal(real)
     source = loaded.reference

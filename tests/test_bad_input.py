@@ -247,6 +247,28 @@ def test_an_output_that_python_cannot_take(build):
     assert build(DIGITS.read_bytes(), "--until", "conv1_quantize").codes == ["packed-port"]
 
 
+def with_an_lstm_behind(model: ModelProto) -> ModelProto:
+    """A network whose end no accelerator can be made of."""
+    model.graph.node.append(helper.make_node("LSTM", ["y", "y", "y"], ["late"], "memory", hidden_size=2))
+    model.graph.output[0].name = "late"
+    return model
+
+
+def test_what_lies_behind_the_end_is_not_looked_at(tmp_path):
+    onnx.save(with_an_lstm_behind(layer()), tmp_path / "model.onnx")
+    for end in ("outd", "y"):  # the node, and the tensor that it gives
+        result = tcompile("build", tmp_path / "model.onnx", "-o", tmp_path / end, "--until", end)
+        assert result.code == 0, result.err
+    onnx.save(layer(), tmp_path / "whole.onnx")
+    assert tcompile("build", tmp_path / "whole.onnx", "-o", tmp_path / "whole").code == 0
+    assert (tmp_path / "y" / "network.ir").read_bytes() == (tmp_path / "whole" / "network.ir").read_bytes()
+
+
+@pytest.mark.parametrize("options", [(), ("--until", "memory"), ("--until", "late"), ("--until", "nowhere")])
+def test_what_lies_before_the_end_is_refused_wrong(build, options):
+    assert "invalid-shape" in build(with_an_lstm_behind(layer()), *options).codes
+
+
 def test_sums_beyond_floating_point(build):
     model = layer()
     next(t for t in model.graph.initializer if t.name == "s").CopyFrom(

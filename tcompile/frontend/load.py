@@ -21,6 +21,7 @@ from tcompile.frontend.protos import CHANNELS_LAST, QONNX_DOMAINS, raise_all, st
 from tcompile.frontend.qonnx import rewrite
 from tcompile.frontend.shapes import fix_input_shapes, fixed_batches, with_frame
 from tcompile.frontend.structure import (
+    end_at,
     graph_problems,
     header_problems,
     inline_functions,
@@ -70,7 +71,7 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Loaded:
+def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES, until: str | None = None) -> Loaded:
     """Read an ONNX file.
 
     Parameters
@@ -79,6 +80,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
         The file. External data is read only from inside its folder.
     shapes : mapping
         Shapes by input name, for dynamic dimensions.
+    until : str, optional
+        Node, or tensor, that the network ends with: what lies behind it is not looked at.
 
     Raises
     ------
@@ -94,6 +97,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]] = _NO_SHAPES) -> Load
     raise_all([text] if text is not None else header_problems(model))
     model = inline_functions(model)
     name_nodes(model.graph)
+    if until is not None:
+        end_at(model.graph, until)
     read_external(model, path.parent)
     notes, problems = fix_input_shapes(model, shapes)
     damages = list(tensor_problems(model.graph))

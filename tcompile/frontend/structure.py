@@ -31,6 +31,7 @@ from tcompile.frontend.tensors import MAX_RANK
 __all__ = [
     "OPSET_RANGE",
     "QONNX_OPS",
+    "end_at",
     "graph_problems",
     "header_problems",
     "inline_functions",
@@ -190,6 +191,27 @@ def name_nodes(graph: GraphProto) -> None:
         elif node.name in seen:
             node.name = names.fresh(node.name)
         seen.add(node.name)
+
+
+def end_at(graph: GraphProto, name: str) -> None:
+    """Leave only what a node, or the node that gives a tensor, is computed from; in place. Nothing happens if there is none."""
+    last = next((n for n in graph.node if n.name == name or name in n.output), None)
+    if last is None:
+        return
+    makers = {output: node for node in graph.node for output in node.output if output}
+    needed, stack = set[str](), [last]
+    while stack:
+        node = stack.pop()
+        if node.name not in needed:
+            needed.add(node.name)
+            stack.extend(makers[i] for i in node.input if i in makers)
+    kept = [n for n in graph.node if n.name in needed]
+    known = {v.name: v for v in (*graph.value_info, *graph.output)}
+    outputs = [known.get(o, ValueInfoProto(name=o)) for o in last.output if o]
+    for field, values in ((graph.node, kept), (graph.output, outputs)):
+        copies = [type(v).FromString(v.SerializeToString()) for v in values]
+        del field[:]
+        field.extend(copies)
 
 
 def graph_problems(model: ModelProto) -> Iterator[Problem]:
