@@ -171,14 +171,14 @@ def test_other_integers_are_a_failure_wrong(monkeypatch):
 
 @pytest.mark.parametrize("seed", [-2, -3])
 def test_a_crash_of_the_command_is_a_failure_wrong(monkeypatch, seed):
-    monkeypatch.setattr("tcompile.pipeline.load", lambda path, shape: 1 / 0)
+    monkeypatch.setattr("tcompile.pipeline.load", lambda path, shape, until: 1 / 0)
     found = examined(seed)
     assert found.codes == ("exit code 70", "traceback")
     assert "ZeroDivisionError" in found.text
 
 
 def test_files_left_behind_are_a_failure_wrong(monkeypatch):
-    def half(path, shape):
+    def half(path, shape, until):
         (path.parent.parent / "out").mkdir()
         raise ModelError(Problem("a", "oh"))
 

@@ -145,7 +145,7 @@ def test_nothing_multiplies_before_mapping(rtl, name):
 def test_planted_operator_is_found_wrong(copy, operator, kind):
     folder = copy("blocks")
     planted(folder, operator)
-    assert multipliers(cells(folder, TOP, COARSE)) == {kind: 1}
+    assert set(multipliers(cells(folder, TOP, COARSE))) == {kind}
 
 
 @pytest.mark.long
