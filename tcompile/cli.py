@@ -410,7 +410,9 @@ def explore(
     grids = read_grids(space) if space else usual_grids(common.get("clock_mhz", 100.0))
     exploration = Exploration(output, tuple(names), jobs, scheduler, synthesized, flow, device)
     tasks = _tasks(models, grids, common, calib, inputs, samples)
-    document = run(exploration, tasks, lambda row, done, total: show_point(screen, row, done, total))
+    document = run(
+        exploration, tasks, lambda row, done, total: show_point(screen, row, done, total), screen.progress_line
+    )
     show_exploration(screen, document, output)
 
 

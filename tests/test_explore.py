@@ -8,9 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -25,7 +29,8 @@ from tcompile.explore.front import OBJECTIVES, front, spread
 from tcompile.explore.plot import drawing
 from tcompile.explore.run import Exploration, explore
 from tcompile.explore.space import Point, points, read_grids, usual_grids
-from tcompile.explore.workers import on_cluster, on_processes
+from tcompile.explore.workers import Work, on_cluster, on_processes
+from tcompile.process import running
 from tests.command import DIGITS, DIGITS_DATA, tcompile
 from tests.conftest import ROOT
 
@@ -316,12 +321,52 @@ def die(task: Task) -> dict[str, object]:
 
 def slow(task: Task) -> dict[str, object]:
     """Work that waits for a file, and says which process does it."""
-    import time
-
     Path(f"{task.point.model}.{os.getpid()}").touch()
     while not Path(task.point.model).exists():
         time.sleep(0.02)
     return {"process": os.getpid()}
+
+
+def nested(task: Task) -> dict[str, object]:
+    """Work that runs a program in a folder of its own, and says which."""
+    with TemporaryDirectory() as folder, running(["sleep", "100"]) as program:
+        partial = Path(f"{task.point.model}.part")
+        partial.write_text(f"{program.pid} {folder}")
+        partial.rename(task.point.model)
+        program.wait()
+    return {}
+
+
+def test_an_interruption_ends_the_programs_of_workers_and_removes_their_folders(tmp_path):
+    place = tmp_path / "told"
+
+    def interrupt() -> None:
+        while not place.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(on_processes(nested, [Task(Point(str(place), "{}"))], 1))
+    program, _, folder = place.read_text().partition(" ")
+    until = time.monotonic() + 20
+    while (Path(folder).exists() or Path(f"/proc/{program}").exists()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(folder).exists()
+    assert not Path(f"/proc/{program}").exists()
+
+
+def test_what_is_done_is_written_when_work_is_interrupted(model, space, tmp_path, monkeypatch):
+    tasks, exploration = tasks_of(model, space), Exploration(tmp_path / "e", ("interval", "lut"))
+
+    def two(self: Exploration, work: Work, missing: Sequence[Task]) -> Iterator[tuple[Task, dict[str, object]]]:
+        yield from ((t, work(t)) for t in missing[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Exploration, "work", two)
+    with pytest.raises(KeyboardInterrupt):
+        explore(exploration, tasks)
+    assert len(json.loads((exploration.folder / "explore.json").read_text())["points"]) == 2
 
 
 def test_a_process_that_is_ended_from_outside_is_told():

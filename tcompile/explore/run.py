@@ -119,7 +119,7 @@ class Exploration:
     def write(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The tables and the picture."""
         best = front(rows, self.objectives)
-        rows = [{**row, "front": k in best} for k, row in enumerate(rows)]
+        rows = [{"synthesis": None, **row, "front": k in best} for k, row in enumerate(rows)]
         document = {"schema": 1, "objectives": list(self.objectives), "points": rows}
         replace_file(self.folder / MARK, _json(document))
         replace_file(self.folder / "explore.csv", _table(rows))
@@ -127,13 +127,17 @@ class Exploration:
         return document
 
 
-def explore(exploration: Exploration, tasks: Sequence[Task], tell: Tell | None = None) -> dict[str, Any]:
+def explore(
+    exploration: Exploration, tasks: Sequence[Task], tell: Tell | None = None, say: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Make all points that are not there yet, and synthesize some of the front.
 
     Parameters
     ----------
     tell : callable, optional
         Told each new result, how many are done, and of how many.
+    say : callable, optional
+        Told what begins, where it takes long.
 
     Returns
     -------
@@ -149,23 +153,33 @@ def explore(exploration: Exploration, tasks: Sequence[Task], tell: Tell | None =
     """
     exploration.check()
     names = {task: key(task) for task in tasks}
-    rows, faults = _results(exploration, evaluate, names, tell)
+    rows: dict[Task, Row] = {}
+    try:
+        faults = _fill(rows, exploration, evaluate, names, tell)
+    finally:  # also of what was interrupted
+        document = exploration.write([rows[t] for t in tasks if t in rows])
     made = [task for task in tasks if task in rows]
     chosen = spread(front([rows[t] for t in made], exploration.objectives), exploration.synthesized)
-    suffix = f".{exploration.flow}" + (f".{_plain(exploration.device)}" if exploration.device else "")
-    work = partial(synthesize, flow=exploration.flow, device=exploration.device)
-    found, more = _results(exploration, work, {made[k]: names[made[k]] + suffix for k in chosen}, tell)
-    document = exploration.write([{**rows[t], "synthesis": found.get(t)} for t in made])
-    if faults + more:
-        raise InternalError(faults + more)
+    if chosen:
+        if say is not None:
+            say(f"synthesizing {len(chosen)} designs by {exploration.flow}; the files are there already")
+        suffix = f".{exploration.flow}" + (f".{_plain(exploration.device)}" if exploration.device else "")
+        work = partial(synthesize, flow=exploration.flow, device=exploration.device)
+        found: dict[Task, Row] = {}
+        try:
+            faults += _fill(found, exploration, work, {made[k]: names[made[k]] + suffix for k in chosen}, tell)
+        finally:
+            document = exploration.write([{**rows[t], "synthesis": found.get(t)} for t in made])
+    if faults:
+        raise InternalError(faults)
     return document
 
 
-def _results(
-    exploration: Exploration, work: Work, names: Mapping[Task, str], tell: Tell | None
-) -> tuple[dict[Task, Row], list[Problem]]:
-    """Results by task, those that were kept and new ones; and faults of tcompile."""
-    rows = {task: row for task, name in names.items() if (row := exploration.kept(name)) is not None}
+def _fill(
+    rows: dict[Task, Row], exploration: Exploration, work: Work, names: Mapping[Task, str], tell: Tell | None
+) -> list[Problem]:
+    """Results by task, those that were kept and new ones as they come; returned are faults of tcompile."""
+    rows |= {task: row for task, name in names.items() if (row := exploration.kept(name)) is not None}
     faults: list[Problem] = []
     for task, row in exploration.work(work, [task for task in names if task not in rows]):
         if FAILED in row:
@@ -177,7 +191,7 @@ def _results(
         rows[task] = row
         if tell is not None:
             tell(row | {"title": task.point.title}, len(rows), len(names))
-    return rows, faults
+    return faults
 
 
 def _plain(text: str) -> str:

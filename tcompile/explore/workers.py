@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from tcompile.explore.evaluate import Task
 __all__ = ["Work", "on_cluster", "on_processes"]
 
 Work = Callable[[Task], dict[str, Any]]
+PATIENCE = 10  # seconds for a worker to clear up
 WAIT = 30  # seconds for a scheduler to answer
 AGAIN = "what was done is kept: the same command goes on"
 
@@ -34,7 +36,7 @@ def on_processes(work: Work, tasks: Sequence[Task], jobs: int) -> Iterator[tuple
     held, leash = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(max(1, min(jobs, len(tasks))), mp_context=context, initializer=_follow, initargs=(held,))
     try:
-        pending = {pool.submit(work, task): task for task in tasks}
+        pending = {pool.submit(_worked, work, task): task for task in tasks}
         for future in as_completed(pending):
             yield pending[future], future.result()
         pool.shutdown()
@@ -46,14 +48,37 @@ def on_processes(work: Work, tasks: Sequence[Task], jobs: int) -> Iterator[tuple
         leash.close()
 
 
+_BUSY = threading.Event()  # in a worker, while it works
+
+
+def _worked(work: Work, task: Task) -> dict[str, Any]:
+    _BUSY.set()
+    try:
+        return work(task)
+    finally:
+        _BUSY.clear()
+
+
 def _follow(held: Connection) -> None:
     """In a worker: end when the other end of the pipe is closed, be it by the death of the first process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the first process's affair
+    signal.signal(signal.SIGTERM, _unwind)
     threading.Thread(target=_end_with, args=(held,), daemon=True).start()
 
 
+def _unwind(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 def _end_with(held: Connection) -> None:
+    """Work is interrupted, so that it ends its programs and removes its folders; what does not listen is ended all the same."""
     held.poll(None)
+    if _BUSY.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    until = time.monotonic() + PATIENCE
+    while _BUSY.is_set() and time.monotonic() < until:
+        time.sleep(0.02)
     os._exit(1)
 
 
