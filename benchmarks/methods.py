@@ -348,12 +348,14 @@ def built(rows: list[tuple[Row, dict[str, Any]]]) -> Iterator[str]:
         "method", "zero tiles", "certificate", "mismatches", "interval, predicted", "simulated", "speed-up", "cycles of all layers",
     )  # fmt: skip
     yield from ("| " + " | ".join(head) + " |", "|" + "---|" * len(head))
-    dense = rows[0][1]["hardware"]["interval_simulated"]
+    dense = next(
+        (seen["hardware"]["interval_simulated"] for row, seen in rows if not seen["weights"]["tile_sparsity"]), None
+    )
     for row, seen in rows:
         h = seen["hardware"]
         line = (
             row.title, f"{seen['weights']['tile_sparsity']:.1%}", h["verdict"], f"{h['mismatches']} in {h['samples']} frames",
-            h["interval"], h["interval_simulated"], f"{dense / h['interval_simulated']:.2f}", sum(h["layers"].values()),
+            h["interval"], h["interval_simulated"], f"{dense / h['interval_simulated']:.2f}" if dense else "-", sum(h["layers"].values()),
         )  # fmt: skip
         yield "| " + " | ".join(map(str, line)) + " |"
 
