@@ -139,7 +139,7 @@ NETWORKS = (
     Network(
         "fashion", "LeNet-5-like of twice the width, Fashion-MNIST",
         ("lenet/train_float.py", "{data}/datasets/fashion-mnist", "-o", "{work}", "--width", "2", "--epochs", "{epochs}"),
-        6, 12, "lenet.onnx", options=("--distill", "0.5"),
+        6, 12, "lenet.onnx", options=("--distill", "0.5"), config="retrain = 8",
     ),
     Network(
         "resnet20", "ResNet-20, CIFAR-10 (JPEG)",
