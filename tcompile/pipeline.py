@@ -593,7 +593,8 @@ def synth_build(
     InternalError
         The accelerator multiplies.
     """
-    asked = job(flow, target, clock_mhz=clock_mhz or 100.0, seed=seed, seeds=seeds, flatten=flatten)
+    given = {} if clock_mhz is None else {"clock_mhz": clock_mhz}
+    asked = job(flow, target, seed=seed, seeds=seeds, flatten=flatten, **given)
     opened = read_build(directory)
     if clock_mhz is None:
         asked = replace(asked, clock_mhz=float(opened.report["performance"]["clock_mhz"]))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from amaranth.hdl import Module
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as AmaranthMemory
 from amaranth.sim import Simulator
 
 from hw import timing
 from hw.block import Beats, Block, Words, pack, unpack
 
-__all__ = ["Run", "Stalls", "bench", "predicted", "simulated"]
+__all__ = ["Run", "Stalls", "bench", "predicted", "ran", "simulated"]
 
 PATIENCE = 300  # cycles without any transfer after which a run is over
 
@@ -152,3 +154,13 @@ def bench(
         taken, given = predicted(block, [len(x) for x in inputs], stalls, memories)
         assert (run.taken, run.given) == (taken, given)
     return run
+
+
+def ran(dut: wiring.Component, drive: Callable[[Any], Any]) -> None:
+    """Run a testbench on a component and its clock."""
+    m = Module()
+    m.submodules.dut = dut
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(drive)
+    simulator.run()

@@ -17,11 +17,13 @@ from amaranth.sim import Simulator
 
 from hw.block import Bus
 from hw.fifo import LUT_DEPTH, Fifo
+from hw.packet_queue import replayed
 from hw.reorder import Reorder
 from hw.window import Window
 from tcompile.emit.verilog import UNWATCHED, modules
 from tests.gateware import Stalls, bench
 from tests.test_hw_engine import make
+from tests.test_hw_packets import acts, queued
 from tests.test_hw_window import GEOMETRIES, frames, window
 from tests.yosys import SYNTHESIS, cells
 
@@ -74,7 +76,13 @@ class Spoilt(wiring.Elaboratable):
 def _spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """All memories that are written are of that kind."""
     Spoilt.made = []
-    for place in ("hw.engine.Ram", "hw.window.Ram", "hw.reorder.AmaranthMemory", "amaranth.lib.fifo.Memory"):
+    for place in (
+        "hw.engine.Ram",
+        "hw.window.Ram",
+        "hw.reorder.AmaranthMemory",
+        "hw.packet_queue.Memory",
+        "amaranth.lib.fifo.Memory",
+    ):
         monkeypatch.setattr(place, Spoilt)
 
 
@@ -119,6 +127,15 @@ def test_reorders_do_not_depend_on_it(beats, seed):
 def test_deep_queues_do_not_depend_on_it(depth, seed):
     block = Fifo(Bus(1, 6), depth)
     bench(block, [np.random.default_rng(depth).integers(0, 64, (200, 1))], stalls=stalls(seed, block))
+    assert Spoilt.made
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("depth", [2, 5, 120])
+@pytest.mark.usefixtures("spoilt")
+def test_packet_queues_do_not_depend_on_it(depth, seed):
+    some = acts(len(SEEDS) if seed is None else seed, 12, min(depth, 6))
+    assert queued(depth, some, seed if depth == 120 else None) == replayed(depth, some)
     assert Spoilt.made
 
 

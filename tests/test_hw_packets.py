@@ -8,24 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
-from amaranth.sim import Simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.packet_queue import PacketQueue, replayed
 from hw.packets import ESCAPE, FLAG, PacketReader, PacketWriter, decode, encode
+from tests.gateware import ran
 
 BODIES = [b"\x01", b"hello", bytes([FLAG, ESCAPE, FLAG ^ 0x20, 0, 0xFF]), bytes(range(100, 140))]
-
-
-def ran(dut, drive) -> None:
-    m = Module()
-    m.submodules.dut = dut
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
 
 
 def read(line: Sequence[int | None], gaps: Sequence[int] = ()) -> list[bytes | None]:

@@ -8,23 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
-from amaranth.sim import Simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.uart import MOST_ERROR, Receiver, Transmitter, baud_error, bit_clocks, levels, received
+from tests.gateware import ran
 
 BYTES = [0x55, 0x00, 0xFF, 0x7E, 0x01, 0x80]
-
-
-def ran(dut, drive) -> None:
-    m = Module()
-    m.submodules.dut = dut
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
 
 
 def taken(line: Sequence[int], clocks: int) -> list[int | None]:

@@ -23,6 +23,7 @@ from tcompile.emit.synth import SHELL, synth_files
 from tcompile.errors import InternalError, ToolError, UsageError
 from tcompile.mapping.estimate import Resources
 from tcompile.report import with_synthesis
+from tcompile.simulate.netlist import netlist
 from tcompile.synthesis import FLOWS, Route, Synthesis, find_programs, job, results, run
 from tcompile.synthesis.results import Placed, _critical
 from tcompile.yosys import TECHNOLOGIES, below, modules_of
@@ -90,7 +91,11 @@ def alike(first: Resources, second: Resources) -> bool:
 
 def test_registers_around_the_accelerator_are_not_counted(directory):
     around = below(modules_of(directory / "synth/build-ecp5/stat.json"), SHELL)
-    widths = re.findall(r"^    reg \[(\d+):0\]", synth_files(design(), {})["synth/shell.v"].decode(), re.MULTILINE)
+    widths = re.findall(
+        r"^    reg \[(\d+):0\]",
+        synth_files(design(), netlist(design(), (0,) * 8), {})["synth/shell.v"].decode(),
+        re.MULTILINE,
+    )
     assert around["TRELLIS_FF"] == read(directory).total.ff + sum(int(w) + 1 for w in widths) + 1  # reset
     assert len(widths) == 2
 
@@ -437,7 +442,9 @@ def test_command_says_what_is_missing(network, monkeypatch):
     assert result.err.count("pip install yowasp-") == 3
 
 
-@pytest.mark.parametrize("argv", [["--flow", "ise"], ["--device", "ecp6"], ["--seeds", "0"], ["--clock-mhz", "-1"]])
+@pytest.mark.parametrize(
+    "argv", [["--flow", "ise"], ["--device", "ecp6"], ["--seeds", "0"], ["--clock-mhz", "-1"], ["--clock-mhz", "0"]]
+)
 def test_command_refuses_wrong_options(network, argv):
     refused(network, ["synth", network, *argv])
 

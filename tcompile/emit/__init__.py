@@ -58,7 +58,7 @@ def emit(
     return {
         **written.files,
         **sim_files(interface, inputs, outputs),
-        **synth_files(design, rows or {}, clock_mhz),
+        **synth_files(design, written.netlist, rows or {}, clock_mhz),
         **host_files(design, golden),
         **integration_files(design, written),
         **around,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tcompile.mapping.design import Design
 from tcompile.mapping.devices import DEVICES
-from tcompile.simulate.netlist import Netlist, netlist
+from tcompile.simulate.netlist import Netlist
 from tcompile.templates import render
 from tcompile.yosys import MULTIPLYING, TECHNOLOGIES, Technology
 
@@ -69,18 +69,21 @@ class _Shell:
     taken: int
 
 
-def synth_files(design: Design, rows: Mapping[str, int], clock_mhz: float = CLOCK_MHZ) -> dict[str, bytes]:
+def synth_files(
+    design: Design, net: Netlist, rows: Mapping[str, int], clock_mhz: float = CLOCK_MHZ
+) -> dict[str, bytes]:
     """Files below ``synth`` by relative path.
 
     Parameters
     ----------
     design : Design
+    net : Netlist
+        Its top level.
     rows : mapping of str to int
         For nodes of the integer network the row of ``layers`` in the report that they belong to.
     clock_mhz : float
         Clock that place and route aim at, where none is given.
     """
-    net = netlist(design, (0,) * 8)
     layers = _Layers(net.name, _layers(design, rows))
     return {
         "synth/Makefile": render("synth/Makefile.j2", _Make(ROUTED, f"{clock_mhz:g}")),
