@@ -87,6 +87,7 @@ CASES = {
     "gather axis": ("moved", with_attribute("Gather", "axis", 4), "an axis from -4 to 3"),
     "gather axis below": ("moved", with_attribute("Gather", "axis", -5), "an axis from -4 to 3"),
     "axis of 64 bits": ("moved", with_attribute("Gather", "axis", -(2**63)), "must be from -32 to 31, not -9223372036854775808"),
+    "flag": ("windows", with_attribute("ReduceMax", "keepdims", 4), "keepdims of .* must be 0 or 1, not 4"),
     "another": ("moved", with_attribute("Concat", "axis", 2**32 + 1), "must be from -32 to 31, not 4294967297"),
     "expand": ("moved", with_constant("Expand", 1, np.array([1, 7, 4, 2])), "does not fit"),
     "expand below": ("moved", with_constant("Expand", 1, np.array([1, -1, 4, 2])), "not fit|does not"),

@@ -407,6 +407,30 @@ def test_a_quantizer_in_pieces_keeps_its_zero_point(run):
     assert (verdict, found.mismatches, found.identical_outputs) == ("proved", 0, found.samples)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_average_beyond_all_floats_is_not_proved(run, moved):
+    net = Net()
+    x = net.qdq(net.input((1, 2, 2, 2), "float32"), 3e38)
+    mean = net.op("GlobalAveragePool", x)
+    y = net.op("Transpose", mean, perm=[0, 2, 3, 1]) if moved else mean
+    try:
+        verdict, _ = run(net.model(net.qdq(y, 1e38)), floats((1, 2, 2, 2), 1e36))
+    except ModelError as refused:
+        verdict = refused.problems[0].code
+    assert verdict in ("tested", "untested", "overflow", "not-finite")
+
+
+@pytest.mark.parametrize("fill", [0.0, -0.25])
+def test_codes_that_two_outputs_read_reach_both(run, fill):
+    """A border of another value is outside of the file's codes, so that its head is not the code tensor."""
+    net = Net()
+    codes = net.q(net.input((1, 3, 4), "float32"), 0.25)
+    first, second = (net.dq(codes, 0.25) for _ in range(2))
+    padded = net.op("Pad", second, net.const([0, 0, 1, 0, 0, 1], "int64"), net.const(fill))
+    verdict, found = run(net.model(net.op("Softmax", first, axis=2), padded), floats((1, 3, 4), 0.25))
+    assert (verdict, found.mismatches, found.identical_outputs) == ("proved", 0, found.samples)
+
+
 def large_products(scale: float, step: float = 2.0**-10) -> onnx.ModelProto:
     net = Net()
     x = net.qdq(net.input((1, 8), "float32"), 0.5)

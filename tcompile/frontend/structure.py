@@ -217,7 +217,7 @@ def end_at(graph: GraphProto, name: str) -> None:
 def graph_problems(model: ModelProto) -> Iterator[Problem]:
     """Yield unknown operators, subgraphs, and values that are defined twice or not at all."""
     yield from _operator_problems(model)
-    yield from _axis_problems(model.graph)
+    yield from _range_problems(model.graph)
     yield from _foreign_problems(model.graph)
     yield from _definition_problems(model.graph)
 
@@ -236,10 +236,13 @@ def _operator_problems(model: ModelProto) -> Iterator[Problem]:
         yield Problem("unsupported-op", message + more, tuple(names))
 
 
-def _axis_problems(graph: GraphProto) -> Iterator[Problem]:
-    """Axes that no tensor has; onnx's inference takes their low 32 bits."""
+def _range_problems(graph: GraphProto) -> Iterator[Problem]:
+    """Axes that no tensor has, of which onnx's inference takes the low 32 bits; flags that are none."""
     for node in graph.node:
         for attribute in node.attribute:
+            if attribute.name == "keepdims" and attribute.i not in (0, 1):  # which others mean is told nowhere
+                message = f"keepdims of {shown(node)} must be 0 or 1, not {attribute.i}"
+                yield Problem("invalid-onnx", message, (node.name,), "is the file damaged?")
             if attribute.name == "axis" and not -MAX_RANK <= attribute.i < MAX_RANK:
                 message = f"axis of {shown(node)} must be from {-MAX_RANK} to {MAX_RANK - 1}, not {attribute.i}"
                 yield Problem("invalid-onnx", message, (node.name,), "is the file damaged?")

@@ -215,6 +215,8 @@ def _pool(start: PoolStart, layer: str, count: int, lifted: Lifted | None = None
     low, high = int(start.source.lo.min()), int(start.source.hi.max())
     codes = np.arange(low, high + 1, dtype=np.int64)[:, None]
     floats = evaluate(start.source, codes).astype(np.float64)
+    if not np.isfinite(floats).all():
+        return Entry(layer, "assumed", count, count)
     terms = prod(start.window)
     unit = min((_unit(Fraction(v)) for v in floats.ravel() if v), default=Fraction(1))
     if Fraction(float(np.abs(floats).max())) * terms / unit < 1 << 24:

@@ -46,6 +46,7 @@ from tcompile.lowering.certificate import Entry, certify_output
 from tcompile.lowering.lifted import (
     AccumulatorStart,
     ChainError,
+    CodeStart,
     ConcatStart,
     Lifted,
     PairStart,
@@ -310,6 +311,12 @@ class _Lowering(Builder):
                     self._cut(part, found)
             case _:
                 assert isinstance(lifted.base, str)
+                if lifted.base in found and found[lifted.base].start.value != start.value:
+                    start = self._file_codes(lifted.base).start  # from which the host computes both values
                 if isinstance(start, AccumulatorStart) and lifted.base not in found:
                     self.entries.append(certify_output(start, start.node))
-                found[lifted.base] = replace(lifted, chain=(), value=start.value)
+                found[lifted.base] = replace(lifted, start=start, chain=(), value=start.value)
+
+    def _file_codes(self, base: str) -> Lifted:
+        """The code tensor of the file that integers are."""
+        return next(c for c in self.codes.values() if c.base == base and isinstance(c.start, CodeStart))
