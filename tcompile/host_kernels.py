@@ -1,12 +1,12 @@
 """Integer kernels of the file in the host's last part: the file's own nodes, where the graph holds their pieces.
 
-The frontend takes an operator on codes apart, into dequantizers, the operator and a quantizer. Those round in another
-way than the kernel does, so that on the host the kernel itself runs.
+The frontend takes an operator on codes apart, into dequantizers, one or more operators and a quantizer. Those round in
+another way than the kernel does, so that on the host the kernel itself runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,27 +23,25 @@ DOMAIN = "com.microsoft"  # of kernels that ONNX itself does not have
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """What the frontend made of one node: dequantizers of its operands, the operator, the quantizer."""
+    """What the frontend made of one node: all between its operands, values by tensors of the file, and its result."""
 
     kernel: Kernel
-    operands: tuple[str, ...]
-    operator: str
-    quantizer: str
+    operands: Mapping[str, str]
+    result: str
 
     def node(self, inner: Mapping[str, onnx.NodeProto]) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
         """The file's node between the same values, and its constants."""
         node = onnx.NodeProto()
         node.CopyFrom(self.kernel.node)
-        node.name = self.quantizer
-        node.output[:] = inner[self.quantizer].output
-        operands = iter(self.operands)
+        node.name = self.result
+        node.output[:] = inner[self.result].output
         constants = {}
         for k, name in enumerate(node.input):
             if name in self.kernel.constants:
-                node.input[k] = f"inner.{self.quantizer}.{k}"  # no value of the graph has two dots
+                node.input[k] = f"inner.{self.result}.{k}"  # no value of the graph has two dots
                 constants[node.input[k]] = self.kernel.constants[name]
             elif name:
-                node.input[k] = inner[next(operands)].input[0]
+                node.input[k] = inner[self.operands[name]].output[0]
         return node, [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()]
 
 
@@ -61,36 +59,57 @@ def with_kernels(
     kernels : mapping of str to Kernel
         The file's own, by name: `tcompile.reference.kernels` of mode ``plain``.
     """
-    groups = list(_groups({n.name for n in nodes}, graph, kernels))
+    inner = {n.name: n for n in model.graph.node}
+    groups = list(_groups({n.name for n in nodes}, inner, graph, kernels))
     if not groups:
         return model
-    inner = {n.name: n for n in model.graph.node}
-    made = {g.quantizer: g.node(inner) for g in groups}
-    gone = {name for g in groups for name in (*g.operands, g.operator)}
+    made = {g.result: g.node(inner) for g in groups}
+    constants = (*model.graph.initializer, *(c for _, added in made.values() for c in added))
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:], result.graph.initializer[:]
-    result.graph.node.extend(made[n.name][0] if n.name in made else n for n in model.graph.node if n.name not in gone)
-    used = {i for n in result.graph.node for i in n.input}
-    constants = (*model.graph.initializer, *(c for _, added in made.values() for c in added))
+    kept = _needed([made[n.name][0] if n.name in made else n for n in model.graph.node], model.graph.output)
+    result.graph.node.extend(kept)
+    used = {i for n in kept for i in n.input}
     result.graph.initializer.extend(c for c in constants if c.name in used)
-    if any(n.domain == DOMAIN for n in result.graph.node):
-        result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    result.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     return result
 
 
-def _groups(inside: set[str], graph: Graph, kernels: Mapping[str, Kernel]) -> Iterable[_Group]:
-    """Kernels all of whose pieces are among the values `inside`."""
-    for quantizer in graph.all(R.QuantizeLinear):
-        operator = graph[quantizer.inputs[0]]
-        assert isinstance(operator, R.RealNode)
-        kernel = kernels.get(operator.origin.nodes[-1][0]) if operator.origin.nodes else None
-        if kernel is None or not kernel.op.endswith(operator.op):
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[onnx.ValueInfoProto]) -> list[onnx.NodeProto]:
+    """Nodes that an output is made of, in their order."""
+    wanted, kept = {o.name for o in outputs}, list[onnx.NodeProto]()
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _groups(inside: set[str], known: Container[str], graph: Graph, kernels: Mapping[str, Kernel]) -> Iterable[_Group]:
+    """Kernels all of whose pieces are among the values `inside`, and whose operands are `known`."""
+    values = {n.origin.tensor: n for n in graph if isinstance(n, R.RealNode) and n.type.dtype != "float32"}  # the last
+    for kernel in kernels.values():
+        result = values.get(kernel.node.output[0])
+        if result is None or result.name not in inside:
             continue
-        parts = [graph[i] for i in operator.inputs if i]
-        moving = [
-            p.name for p in parts if isinstance(p, R.DequantizeLinear) and not isinstance(graph[p.inputs[0]], R.Const)
-        ]
-        codes = [i for i in kernel.node.input if i and i not in kernel.constants]
-        if len(moving) == len(codes) and inside.issuperset([*moving, operator.name, quantizer.name]):
-            yield _Group(kernel, tuple(moving), operator.name, quantizer.name)
+        tensors = {i for i in kernel.node.input if i and i not in kernel.constants}
+        pieces, operands = _between(graph, result, tensors)
+        if operands.keys() == tensors and pieces <= inside and all(v in known for v in operands.values()):
+            yield _Group(kernel, operands, result.name)
+
+
+def _between(graph: Graph, result: R.RealNode, tensors: Container[str]) -> tuple[set[str], dict[str, str]]:
+    """Values from which `result` is computed, down to those that carry one of the file's `tensors`, and the latter."""
+    pieces, operands, left = {result.name}, dict[str, str](), list(result.inputs)
+    while left:
+        value = left.pop()
+        node = graph[value] if value else None
+        if value in pieces or node is None or isinstance(node, R.Const):
+            continue
+        if node.origin.tensor in tensors:
+            operands[node.origin.tensor] = value
+        else:
+            pieces.add(value)
+            left += node.inputs
+    return pieces, operands

@@ -134,7 +134,7 @@ class Session:
         count = len(next(iter(feeds.values())))
         results: list[list[np.ndarray]] = [[] for _ in self.outputs]
         for k in range(count):
-            for column, array in zip(results, self._run({n: x[k] for n, x in feeds.items()}), strict=True):
+            for column, array in zip(results, self._run({n: x[k, ...] for n, x in feeds.items()}), strict=True):
                 column.append(array)
             if progress is not None:
                 progress(k + 1)

@@ -107,3 +107,16 @@ def test_windows_that_are_not_counted_as_inferred_run():
     made.opset_import[0].version, made.ir_version = 20, 9
     found = reference.run(onnx.shape_inference.infer_shapes(made), {"in0": np.ones((1, 1, 2, 1), np.float32)})
     assert [found[e].shape for e in ends] == [(1, 1, 2, 1), (1, 1, 1, 1)]
+
+
+def test_a_frame_may_be_a_single_number():
+    """Inputs without axes: a frame of (N,) numbers is an array for onnxruntime too."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = reference.Session(model).frames({"x": np.float32([1, 2, 3])})
+    assert np.array_equal(found["y"], np.float32([2, 4, 6]))

@@ -365,36 +365,58 @@ def test_the_largest_of_a_window_of_padding_only_is_refused(run):
 # Kernels of the file on the host
 
 
-def product_of_two(net: Net) -> onnx.ModelProto:
-    """A product of two branches, which no hardware here computes; its ties go to the even code."""
-    double, parts = net.const(2.0), [net.input((1, 40)), net.input((1, 40))]
+PLANE = (1, 1, 5, 8)
+
+
+def product_of_two(net: Net, *, averaged: bool) -> onnx.ModelProto:
+    """A product of two branches, which no hardware here computes; its ties go to the even code. Then perhaps an average over
+    windows that the border cuts, which the frontend takes apart into several."""
+    double, parts = net.const(2.0), [net.input(PLANE), net.input(PLANE)]
     grids = [net.const(1.0), net.const(3, "uint8")]
     moved = [net.dq(net.q(net.dq(p, 1.0, 3), 1.0, 3), 1.0, 3) for p in parts]
     codes = [i for p in moved for i in (net.q(p, 1.0, 3), *grids)]
-    y = net.op("QLinearMul", *codes, double, net.const(11, "uint8"), domain="com.microsoft")
+    zero = net.const(11, "uint8")
+    y = net.op("QLinearMul", *codes, double, zero, domain="com.microsoft")
+    if averaged:
+        window = {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+        y = net.op("QLinearAveragePool", y, double, zero, net.const(0.6), zero, domain="com.microsoft", **window)
     model = net.model(y)
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(y, onnx.TensorProto.UINT8, (1, 40)))
+    shape = (1, 1, 3, 5) if averaged else PLANE
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(y, onnx.TensorProto.UINT8, shape))
     return model
 
 
-def products(tmp_path: Path) -> Verification:
+def products(tmp_path: Path, *, averaged: bool) -> Verification:
     """What becomes of them, on frames whose products are small."""
-    onnx.save(product_of_two(net := Net()), tmp_path / "model.onnx")
+    onnx.save(product_of_two(net := Net(), averaged=averaged), tmp_path / "model.onnx")
     compiled = compile_file(tmp_path / "model.onnx", BuildOptions(reference="plain"))
     rng = np.random.default_rng(0)
-    frames = {name: rng.integers(0, 12, (20, 1, 40)).astype(np.uint8) for name in net.inputs}
+    frames = {name: rng.integers(0, 12, (20, *PLANE)).astype(np.uint8) for name in net.inputs}
     return verify(compiled.network, frames, other=False)
 
 
-def test_kernels_on_the_host_are_those_of_the_file(tmp_path):
-    found = products(tmp_path)
+@pytest.mark.parametrize("averaged", [False, True])
+def test_kernels_on_the_host_are_those_of_the_file(tmp_path, averaged):
+    found = products(tmp_path, averaged=averaged)
     assert (found.mismatches, found.identical_outputs) == (0, found.samples)
 
 
-def test_pieces_of_a_kernel_on_the_host_give_other_codes_wrong(tmp_path, monkeypatch):
+@pytest.mark.parametrize("averaged", [False, True])
+def test_pieces_of_a_kernel_on_the_host_give_other_codes_wrong(tmp_path, monkeypatch, averaged):
     monkeypatch.setattr(hosts, "with_kernels", lambda model, *others: model)
-    assert products(tmp_path).identical_outputs == 0
+    assert products(tmp_path, averaged=averaged).identical_outputs < 20
+
+
+def test_a_kernel_behind_a_moved_operator_is_a_doubt(run):
+    """The dequantizer is in front of the pool, which goes to the codes: its table is not that of the kernel behind."""
+    net = Net()
+    codes = net.q(net.input((1, 2, 3, 4), "float32"), 2.0**-8, -128, "int8")
+    pooled = net.op(
+        "MaxPool", net.dq(codes, 2.0**-8, -128, "int8"), kernel_shape=[3, 1], pads=[1, 0, 1, 0], ceil_mode=1
+    )
+    outputs = [net.qdq(net.op(op, pooled), 2.0**-7) for op in ("Sigmoid", "HardSigmoid")]
+    assert sound(run(net.model(*outputs), floats((1, 2, 3, 4), 2.0**-8, 128), "fused"))
 
 
 def test_a_quantizer_in_pieces_keeps_its_zero_point(run):

@@ -68,7 +68,7 @@ def _mapped(
     alone = len(made) == len(before) and all(
         isinstance(n, R.Relu) for n in behind
     )  # by the codes' range; ORT made sure
-    if kernel is None or not alone or len(found) != len(grids):
+    if kernel is None or not alone or not grids or len(found) != len(grids):  # no grid: what dequantizes has moved
         return None
     if not kernel.has_scales([g.step for g in found], grid.step):
         return None
