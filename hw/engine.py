@@ -25,17 +25,21 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 
 from hw.block import Beats, Block, Bus, Memory, Words
 from hw.lanes import Flags, Kind, Lanes, booth_digits
 from hw.outbox import Outbox
+from hw.routing import odometer
 from hw.sliding import Sliding
 from hw.timing import Channel, Program, Queue, outbox
 
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
+
+WARM = 3  # cycles after a reset before the first entry can be issued
+ENDS, ENDS_SOON = 8, 16  # flags of the schedule's last entry, and of the one before it
 
 
 class Entry(NamedTuple):
@@ -155,7 +159,7 @@ class Engine(Sliding, Block):
 
     @property
     def memories(self) -> dict[str, Memory]:
-        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 4, partial=True)}
+        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 5, partial=True)}
         if self.weighted:
             shapes["weights"] = Memory(self.tiles, self.lanes.tile_width, partial=True)
         return shapes
@@ -176,7 +180,8 @@ class Engine(Sliding, Block):
         words = [
             e.offset | e.digit << self.offset_width | (e.last | e.adds << 1 | e.next << 2) << flags for e in entries
         ]
-        words[-1] |= 8 << flags
+        words[-1] |= ENDS << flags
+        words[max(0, len(words) - 2)] |= ENDS_SOON << flags
         return tuple(words)
 
     def schedule(self, words: Words) -> list[Entry]:
@@ -269,7 +274,7 @@ class Engine(Sliding, Block):
     def _works(self, lengths: list[int], written: Queue, freed: Queue, results: Queue, credits: Queue) -> Program:
         """Issues the entries of one position after the other."""
         p = Program()
-        t, there, credit, length = p.time(-1), p.time(), p.time(), p.time()
+        t, there, credit, length = p.time(WARM - 1), p.time(), p.time(), p.time()
         credits.spare = self.places
         with p.forever():
             with p.times(self.moved, [self.span]):
@@ -307,52 +312,73 @@ class _Engine(wiring.Component):
         ]
         m.d.comb += [getattr(lanes, name).eq(getattr(flags, name)) for name in ("first", "last", "adds", "go")]
         if b.weighted:
-            m.d.comb += lanes.weights.eq(self.weights_data)
+            weights = Signal.like(self.weights_data, reset_less=True)
+            m.d.sync += weights.eq(self.weights_data)
+            m.d.comb += lanes.weights.eq(weights)
         m.d.comb += [self.o.valid.eq(box.o.valid), self.o.payload.eq(box.o.payload), box.o.ready.eq(self.o.ready)]
         return m
 
     def issue(self, m: Module, box: Outbox) -> _Issued:
         """One entry of the schedule per cycle, unless the window or the outbox make it wait."""
-        b, word = self.block, self.schedule_data
+        b, go = self.block, Signal()
         ow, dw = b.offset_width, b.digit_width
+        word, warm = self.fetch(m, go)
         last, adds, following_tile, ends = (word[ow + dw + k] for k in range(4))
-        entry, following = Signal(range(b.entries)), Signal(range(b.entries))
-        go, first, moves_on, there = Signal(), Signal(init=1), Signal(), Signal()
+        first, moves_on, there = Signal(init=1), Signal(), Signal()
+        begun = Signal()  # the entry is not the schedule's first
         m.d.comb += [
-            go.eq(((entry != 0) | there) & (~last | box.may)),
+            go.eq(warm & (begun | there) & (~last | box.may)),
             moves_on.eq(go & ends),
             box.take.eq(go & last),
-            following.eq(Mux(go, Mux(ends, 0, entry + 1), entry)),
-            self.schedule_addr.eq(following),
         ]
-        m.d.sync += entry.eq(following)
         with m.If(go):
-            m.d.sync += first.eq(last)
-        move, step = self.move(m, moves_on)
+            m.d.sync += [first.eq(last), begun.eq(~ends)]
+        minus, step = self.move(m, moves_on)
         base = Signal(range(b.depth))
         with m.If(moves_on):
             m.d.sync += base.eq(_wrapped(m, base + step, b.depth))
-        self.fill(m, moves_on, move, there)
+        self.fill(m, moves_on, minus, there)
         return _Issued(go, base, word[:ow], word[ow : ow + dw], first, last, adds, following_tile, moves_on)
 
-    def move(self, m: Module, moves_on: Value) -> tuple[Value, Value]:
-        """By how many words the window moves on after the present position, plainly and modulo the ring."""
-        b = self.block
-        move = Signal(range(max(b.frame, *(w for _, w in b.moves)) + 1))
-        step = Signal(range(b.depth))
-        m.d.comb += [move.eq(b.frame), step.eq(b.frame % b.depth)]
-        carry: Value = Const(1, 1)
-        for axis, (count, words) in enumerate(b.moves):
-            at, wraps = Signal(range(count), name=f"at_{axis}"), Signal(name=f"wraps_{axis}")
-            m.d.comb += wraps.eq(at == count - 1)
-            with m.If(moves_on & carry):
-                m.d.sync += at.eq(Mux(wraps, 0, at + 1))
-            with m.If(carry & ~wraps):
-                m.d.comb += [move.eq(words), step.eq(words % b.depth)]
-            carry = carry & wraps
-        return move, step
+    def fetch(self, m: Module, go: Value) -> tuple[Value, Value]:
+        """The present entry, which `go` replaces by the next one, and whether there is one: `WARM` cycles after a reset.
 
-    def fill(self, m: Module, moves_on: Value, move: Value, there: Signal) -> None:
+        The entry stands in a register and the one behind it at the memory's output, and all that decides what is read
+        next is in registers: a block RAM takes most of a cycle to bring a word.
+        """
+        b = self.block
+        flags = b.offset_width + b.digit_width
+        behind, following = Signal(range(b.entries)), Signal(range(b.entries))  # the entry at the output, and the next
+        word, warm = Signal.like(self.schedule_data, reset_less=True), Signal(WARM)
+        with m.If(go | ~warm[1]):
+            m.d.sync += word.eq(self.schedule_data)
+        wraps = Mux(warm[2], word[flags + ENDS_SOON.bit_length() - 1], word[flags + ENDS.bit_length() - 1])
+        with m.If(go | (warm[1] & ~warm[2])):
+            m.d.comb += following.eq(Mux(wraps, 0, behind + 1))
+        with m.Else():
+            m.d.comb += following.eq(behind)
+        m.d.comb += self.schedule_addr.eq(following)
+        m.d.sync += [behind.eq(following), warm.eq(Cat(Const(1, 1), warm))]
+        return word, warm[2]
+
+    def move(self, m: Module, moves_on: Value) -> tuple[Value, Value]:
+        """By how many words the window moves on after the present position: less than zero, and modulo the ring.
+
+        Both are registers, chosen a position ahead.
+        """
+        b = self.block
+        first, most = next(b.advances()), max(b.frame, *(w for _, w in b.moves))
+        minus, step = Signal(range(-most, 1), init=-first), Signal(range(b.depth), init=first % b.depth)
+        axes = odometer(m, [count for count, _ in reversed(b.moves)], moves_on, ahead=True)
+        move: Value = Const(-b.frame, minus.shape())
+        place: Value = Const(b.frame % b.depth, step.shape())
+        for (_, words), axis in zip(reversed(b.moves), axes, strict=True):
+            move, place = Mux(axis.last, move, -words), Mux(axis.last, place, words % b.depth)
+        with m.If(moves_on):
+            m.d.sync += [minus.eq(move), step.eq(place)]
+        return minus, step
+
+    def fill(self, m: Module, moves_on: Value, minus: Value, there: Signal) -> None:
         """Counts the words from the window's first on, less what is asked of them, so that signs are the answers.
 
         `held` is below zero until the window is there, `kept` as long as there is room. A word's place is given to another two
@@ -361,13 +387,13 @@ class _Engine(wiring.Component):
         b = self.block
         shape = signed(max(b.depth, b.frame, *(w for _, w in b.moves)).bit_length() + 2)
         held, kept = Signal(shape, init=-b.span), Signal(shape, init=-b.depth)
-        moved, owed = Signal(), Signal.like(move)
+        moved, owed = Signal(), Signal.like(minus)
         wrote = self.i.valid & self.i.ready
         m.d.sync += [
             moved.eq(moves_on),
-            owed.eq(move),
-            held.eq(held + wrote - Mux(moves_on, move, 0)),
-            kept.eq(kept + wrote - Mux(moved, owed, 0)),
+            owed.eq(minus),
+            held.eq(_counted(held, wrote, Mux(moves_on, minus, 0))),
+            kept.eq(_counted(kept, wrote, Mux(moved, owed, 0))),
         ]
         m.d.comb += [there.eq(~held[-1]), self.i.ready.eq(kept[-1])]
 
@@ -384,11 +410,11 @@ class _Engine(wiring.Component):
         m.d.sync += address.eq(_wrapped(m, entry.base + entry.offset, b.depth))
         m.d.comb += out.addr.eq(address)
         if b.weighted:
-            tile, met, fetched = (Signal(range(b.tiles), name=name) for name in ("tile", "met", "fetched"))
+            tile, met = (Signal(range(b.tiles), name=name) for name in ("tile", "met"))
             with m.If(entry.go):
                 m.d.sync += tile.eq(Mux(entry.ends, 0, tile + entry.next))
-            m.d.sync += [met.eq(tile), fetched.eq(met)]
-            m.d.comb += self.weights_addr.eq(fetched)
+            m.d.sync += met.eq(tile)
+            m.d.comb += self.weights_addr.eq(met)
         flags = Flags(entry.first, entry.last & entry.go, entry.adds, entry.digit, entry.go)
         return out.data, flags.delayed(m, 2, "read")
 
@@ -406,6 +432,16 @@ class _Issued:
     adds: Value
     next: Value
     ends: Value
+
+
+def _counted(count: Signal, one: Value, addend: Value) -> Value:
+    """A number plus 0 or 1 plus another, in one chain of carries: the 0 or 1 is what it begins with."""
+    return (Cat(Const(1, 1), count).as_signed() + Cat(one, _wide(addend, len(count))).as_signed()).as_unsigned()[1:]
+
+
+def _wide(value: Value, width: int) -> Value:
+    """A signed number in more bits."""
+    return Cat(value, value[-1].replicate(width - len(value)))
 
 
 def _wrapped(m: Module, place: Value, depth: int) -> Value:

@@ -106,17 +106,18 @@ class _Pad(wiring.Component):
         block = self.block
         have = Signal()
         held = Signal(block.bus.bits)
-        coordinates = [c for c, _, _ in odometer(m, block.grid, self.o.valid & self.o.ready)]
-        bounds = zip(coordinates, block.grid, block.before, block.inner, strict=True)
-        inside, first = Signal(), Signal()
+        step = self.o.valid & self.o.ready
+        axes = odometer(m, block.grid, step)
+        inside, first = Signal(), Signal(init=1)
         filling = Const(pack([block.code] * block.out.lanes, block.out.width), block.out.bits)
         m.d.comb += [
-            inside.eq(every(bound for axis in bounds for bound in within(*axis))),
-            first.eq(every(c == 0 for c in coordinates)),
+            inside.eq(every(within(m, *axis) for axis in zip(axes, block.before, block.inner, strict=True))),
             self.o.valid.eq(have | ~(inside | first)),
             self.o.payload.eq(Mux(inside, extend(held, block.bus, block.out), filling)),
             self.i.ready.eq(~have | (inside & self.o.ready)),
         ]
+        with m.If(step):
+            m.d.sync += first.eq(every(axis.last for axis in axes))
         with m.If(self.i.ready):
             m.d.sync += [have.eq(self.i.valid), held.eq(self.i.payload)]
         return m

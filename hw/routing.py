@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 
@@ -12,7 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from hw.block import Bus
 from hw.timing import Channel, Program, Queue
 
-__all__ = ["both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
+__all__ = ["Axis", "both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
 
 
 def check_extends(bus: Bus, out: Bus) -> None:
@@ -57,34 +58,59 @@ def every(conditions: Iterable[Value]) -> Value:
     return reduce(and_, conditions, Const(1))
 
 
-def within(coordinate: Value, n: int, low: int, count: int) -> list[Value]:
-    """What must hold for a coordinate of 0 to n - 1 to be one of the `count` from `low`; nothing that always holds."""
-    bounds = []
-    if low:
-        bounds.append(coordinate >= low)
-    if low + count < n:
-        bounds.append(coordinate < low + count)
-    return bounds
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """A coordinate of a grid.
+
+    Parameters
+    ----------
+    size : int
+        Places.
+    counter : Value
+        The coordinate, 0 to size - 1.
+    moves : Value
+        Whether it changes at the end of this cycle.
+    last : Value
+        Whether it is at its highest.
+    """
+
+    size: int
+    counter: Value
+    moves: Value
+    last: Value
 
 
-def odometer(m: Module, grid: Sequence[int], step: Value) -> list[tuple[Value, Value, Value]]:
+def within(m: Module, axis: Axis, low: int, count: int) -> Value:
+    """Whether a coordinate is one of the `count` from `low`, out of a register: it is known when the axis moves."""
+    if count == axis.size:
+        return Const(1)
+    inside = Signal(init=low == 0)
+    following = every(
+        [axis.counter >= low - 1] * (low > 1) + [axis.counter < low + count - 1] * (low + count < axis.size)
+    )
+    with m.If(axis.moves):
+        m.d.sync += inside.eq(Mux(axis.last, low == 0, following))
+    return inside
+
+
+def odometer(m: Module, grid: Sequence[int], step: Value, *, ahead: bool = False) -> list[Axis]:
     """Counters of the axes of a grid, slowest first; `step` goes on by one place, and round at the end.
 
-    Returns
-    -------
-    list of (counter, moves, last)
-        Per axis: its coordinate, whether it changes at the end of this cycle, whether it is at its highest.
+    They begin at the first place, or `ahead` at the one behind it.
+
+    What others ask of a coordinate comes out of registers, so that no path leads from a counter through a comparison
+    into the handshakes of a stream.
     """
-    axes = []
+    axes, carry = [], ahead
     for n in reversed(grid):
         counter: Value = Const(0)
         last: Value = Const(1)
         if n > 1:
-            counter = Signal(range(n))
-            last = counter == n - 1
+            counter, last = Signal(range(n), init=carry), Signal(init=carry == n - 1)
+            carry = False
             with m.If(step):
-                m.d.sync += counter.eq(Mux(last, 0, counter + 1))
-        axes.append((counter, step, last))
+                m.d.sync += [counter.eq(Mux(last, 0, counter + 1)), last.eq(counter == n - 2)]
+        axes.append(Axis(n, counter, step, last))
         step = step & last
     return axes[::-1]
 

@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words, pack
-from hw.routing import both_sides, check_code, check_extends, every, extend, odometer, within
+from hw.routing import both_sides, check_code, check_extends, extend, odometer, within
 from hw.timing import Channel, Program
 
 __all__ = ["RowPacker"]
@@ -120,16 +120,16 @@ class _RowPacker(wiring.Component):
         m = Module()
         block = self.block
         pixel = Bus(block.bus.lanes, block.out.width, block.out.signed)
-        have, real, give, step, there = Signal(), Signal(), Signal(), Signal(), Signal()
+        have, real, step, there = Signal(), Signal(), Signal(), Signal()
         held = Signal(block.bus.bits)
-        [(place, _, last)] = odometer(m, [block.steps], step)
+        [axis] = odometer(m, [block.steps], step)
+        first, give = Signal(init=1), Signal(init=block.span == 1)
         until = Signal(range(max(2, block.span, block.stride)), init=block.span - 1)
         window = [Signal(pixel.bits, name=f"window{k}") for k in range(block.span)]  # newest first
         filling = Const(pack([block.code] * pixel.lanes, pixel.width), pixel.bits)
         m.d.comb += [
-            real.eq(every(within(place, block.steps, block.before, block.width))),
-            there.eq(have | ~(real | (place == 0))),
-            give.eq(until == 0),
+            real.eq(within(m, axis, block.before, block.width)),
+            there.eq(have | ~(real | first)),
             step.eq(there & (self.o.ready | ~give)),
             window[0].eq(Mux(real, extend(held, block.bus, pixel), filling)),
             self.o.valid.eq(there & give),
@@ -140,5 +140,9 @@ class _RowPacker(wiring.Component):
             m.d.sync += [have.eq(self.i.valid), held.eq(self.i.payload)]
         with m.If(step):
             m.d.sync += [older.eq(newer) for newer, older in pairwise(window)]
-            m.d.sync += until.eq(Mux(last, block.span - 1, Mux(give, block.stride - 1, until - 1)))
+            m.d.sync += [
+                first.eq(axis.last),
+                until.eq(Mux(axis.last, block.span - 1, Mux(give, block.stride - 1, until - 1))),
+                give.eq(Mux(axis.last, block.span == 1, Mux(give, block.stride == 1, until == 1))),
+            ]
         return m

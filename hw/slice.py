@@ -129,13 +129,12 @@ class _Slice(wiring.Component):
     def _conditions(self, m: Module, take: Value) -> Iterable[Value]:
         block = self.block
         axes = odometer(m, block.grid, take)
-        for (c, moves, last), n, start, step, size in zip(
-            axes, block.grid, block.starts, block.steps, block.sizes, strict=True
-        ):
+        for axis, start, step, size in zip(axes, block.starts, block.steps, block.sizes, strict=True):
             end = start + (size - 1) * step
-            yield from within(c, n, start, end + 1 - start)
+            yield within(m, axis, start, end + 1 - start)
             if step > 1 and size > 1:
-                phase = Signal(range(step))
-                with m.If(moves):
-                    m.d.sync += phase.eq(Mux(last | (c < start) | (phase == step - 1), 0, phase + 1))
-                yield phase == 0
+                phase, hit = Signal(range(step)), Signal(init=1)
+                again = axis.last | (axis.counter < start) | (phase == step - 1)
+                with m.If(axis.moves):
+                    m.d.sync += [phase.eq(Mux(again, 0, phase + 1)), hit.eq(again)]
+                yield hit

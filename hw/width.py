@@ -173,16 +173,22 @@ class _Narrow(wiring.Component):
         full = Signal()
         held = Signal(self.block.bus.bits)
         left = Signal(range(max(2, ratio)))
-        [(_, _, tail)] = odometer(m, [len(pieces)], self.i.valid & self.i.ready)
+        [axis] = odometer(m, [len(pieces)], self.i.valid & self.i.ready)
+        ending = Signal()  # `left` is 0
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.payload.eq(held),
-            self.i.ready.eq(~full | (self.o.ready & (left == 0))),
+            self.i.ready.eq(~full | (self.o.ready & ending)),
         ]
         with m.If(self.i.ready):
-            m.d.sync += [full.eq(self.i.valid), held.eq(self.i.payload), left.eq(Mux(tail, pieces[-1] - 1, ratio - 1))]
+            m.d.sync += [
+                full.eq(self.i.valid),
+                held.eq(self.i.payload),
+                left.eq(Mux(axis.last, pieces[-1] - 1, ratio - 1)),
+                ending.eq(Mux(axis.last, pieces[-1] == 1, ratio == 1)),
+            ]
         with m.Elif(self.o.ready):
-            m.d.sync += [held.eq(held >> len(self.o.payload)), left.eq(left - 1)]
+            m.d.sync += [held.eq(held >> len(self.o.payload)), left.eq(left - 1), ending.eq(left == 1)]
         return m
 
 
@@ -200,12 +206,12 @@ class _Widen(wiring.Component):
         part = Signal(range(max(2, ratio)))
         take = self.i.valid & self.i.ready
         complete = Signal()
-        [(_, _, tail)] = odometer(m, [len(pieces)], take & complete)
+        [axis] = odometer(m, [len(pieces)], take & complete)
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.payload.eq(held),
             self.i.ready.eq(~full | self.o.ready),
-            complete.eq(part == Mux(tail, pieces[-1] - 1, ratio - 1)),
+            complete.eq(part == Mux(axis.last, pieces[-1] - 1, ratio - 1)),
         ]
         with m.If(self.i.ready):
             m.d.sync += full.eq(self.i.valid & complete)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 
@@ -126,16 +126,14 @@ class _Window(wiring.Component):
         """Whether the word that is taken completes a window."""
         b = self.block
         need = Signal(range(max(b.span, b.frame, *(w for _, w in b.moves)) + 1), init=b.span)
-        complete = Signal()
-        m.d.comb += complete.eq(need == 1)
+        complete = Signal(init=b.span == 1)  # `need` is 1
         axes = odometer(m, [count for count, _ in reversed(b.moves)], take & complete)
-        move: Value = Signal.like(need)
-        m.d.comb += move.eq(b.frame)
-        chosen: Value = move
-        for (_, words), (_, _, last) in zip(reversed(b.moves), axes, strict=True):
-            chosen = Mux(last, chosen, words)
+        move: Value = Const(b.frame, len(need))
+        single: Value = Const(b.frame == 1, 1)
+        for (_, words), axis in zip(reversed(b.moves), axes, strict=True):
+            move, single = Mux(axis.last, move, words), Mux(axis.last, single, words == 1)
         with m.If(take):
-            m.d.sync += need.eq(Mux(complete, chosen, need - 1))
+            m.d.sync += [need.eq(Mux(complete, move, need - 1)), complete.eq(Mux(complete, single, need == 2))]
         return complete
 
     def words(self, m: Module, take: Value) -> list[Value]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hw.block import Bus
-from hw.engine import Engine, Entry, booth_digits
+from hw.engine import WARM, Engine, Entry, booth_digits
 from hw.lanes import Lanes
 from tests.gateware import Stalls, bench
 
@@ -115,8 +115,8 @@ def test_schedule_goes_through_its_memory():
     assert block.schedule(words) == entries
     assert block.row_blocks(words) == [2, 1, 1]
     assert max(words) < 1 << block.memories["schedule"].width
-    assert block.memories["schedule"].width == 3 + 2 + 4
-    assert [word >> 8 for word in words] == [0, 0, 0, 1]  # where the schedule ends
+    assert block.memories["schedule"].width == 3 + 2 + 5
+    assert [word >> 8 for word in words] == [0, 0, 2, 1]  # where the schedule ends, and the entry before
 
 
 @pytest.mark.parametrize("simd", [1, 2, 3, 8, 13])
@@ -190,5 +190,5 @@ def test_schedule_of_one_entry_gives_a_position_per_cycle(kind, moves, frame):
     x = np.random.default_rng(0).integers(0, 16, (4 * block.frame_words, 2))
     run = bench(block, [x], memories)
     assert run.taken[0] == list(range(len(x)))
-    assert run.given[0][0] == run.taken[0][0] + block.latency
+    assert run.given[0][0] == WARM + block.pipeline
     bench(block, [x], memories, Stalls.random(1, block))
