@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
@@ -238,6 +238,12 @@ class Pipelined(Block):
         return self.outbox or outbox_depth(self.latency, self.interval)
 
     @property
+    def fetches_ahead(self) -> bool:
+        """Whether ``params`` are read a beat ahead and held in a register; the first beat waits a cycle for them."""
+        params = self.memories.get("params")
+        return self.period > 1 and params is not None and params.is_slow
+
+    @property
     def inputs(self) -> tuple[Bus, ...]:
         return (self.i,)
 
@@ -248,7 +254,7 @@ class Pipelined(Block):
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
         results, credits = Queue(), Queue()
         return (
-            dispatch(i[0], results, credits, self.places, self.latency, self.interval),
+            dispatch(i[0], results, credits, self.places, self.latency, self.interval, int(self.fetches_ahead)),
             outbox(o[0], results, credits),
         )
 
@@ -285,7 +291,12 @@ class PipelinedComponent(wiring.Component):
         take = Signal()
         beat = Signal(range(block.period))
         wait = Signal(range(block.interval))
-        m.d.comb += [self.i.ready.eq(self.box.may & (wait == 0)), take.eq(self.i.valid & self.i.ready)]
+        self.following = following = Signal.like(beat)
+        there = Const(1)
+        if block.fetches_ahead:
+            there = Signal()
+            m.d.sync += there.eq(1)
+        m.d.comb += [self.i.ready.eq(self.box.may & (wait == 0) & there), take.eq(self.i.valid & self.i.ready)]
         m.d.comb += self.box.take.eq(take)
         if block.interval > 1:
             with m.If(take):
@@ -293,11 +304,19 @@ class PipelinedComponent(wiring.Component):
             with m.Elif(wait != 0):
                 m.d.sync += wait.eq(wait - 1)
         if block.period > 1:
+            m.d.comb += following.eq(beat)
             with m.If(take):
-                m.d.sync += beat.eq(beat + 1)
-                with m.If(beat == block.period - 1):
-                    m.d.sync += beat.eq(0)
+                m.d.comb += following.eq(Mux(beat == block.period - 1, 0, beat + 1))
+            m.d.sync += beat.eq(following)
         return take, beat
+
+    def params(self, m: Module, beat: Any) -> Any:
+        """The word of memory ``params`` for a beat that is taken, a cycle later."""
+        if not self.block.fetches_ahead:
+            m.d.comb += self.params_addr.eq(beat)
+            return self.params_data
+        m.d.comb += self.params_addr.eq(self.following)
+        return delayed(m, self.params_data, 1)
 
     def give(self, m: Module, push: Any, results: Sequence[Any]) -> None:
         """Put the results of a beat, one per lane, into the outbox in cycles in which `push` is high."""

@@ -24,6 +24,8 @@ __all__ = ["Beats", "Block", "Bus", "Memory", "Words", "pack", "unpack"]
 Beats = np.ndarray  # int64 (beats, lanes)
 Words = Sequence[int]  # contents of a memory, one nonnegative integer per address
 
+LUT_BITS = 2048  # of a constant memory that are certain to stay in look-up tables: yosys, for ECP5
+
 
 @dataclass(frozen=True)
 class Bus:
@@ -56,6 +58,11 @@ class Memory:
     def address_width(self) -> int:
         """Bits of an address; at least 1."""
         return max(1, (self.depth - 1).bit_length())
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether synthesis may put it into block RAM, whose words come late in a cycle."""
+        return self.depth * self.width > LUT_BITS
 
     def takes(self, words: Words) -> bool:
         """Whether these can be its contents."""

@@ -226,15 +226,14 @@ class _Flat(PipelinedComponent):
         m = Module()
         take, beat = self.intake(m)
         inputs = elements(delayed(m, self.i.payload, 1), self.block.i)
-        if self.block.params.width:
-            m.d.comb += self.params_addr.eq(beat)
-        results = [self._lane(m, x, lane) for lane, x in enumerate(inputs)]
+        params = self.params(m, beat) if self.block.params.width else None
+        results = [self._lane(m, x, params, lane) for lane, x in enumerate(inputs)]
         self.give(m, delayed(m, take, 2, reset_less=False), results)
         return m
 
-    def _lane(self, m: Module, x: Any, lane: int) -> Any:
+    def _lane(self, m: Module, x: Any, params: Any, lane: int) -> Any:
         block = self.block
-        fields = block.params.split(self.params_data, lane) if block.params.width else {}
+        fields = block.params.split(params, lane) if block.params.width else {}
         reached = Signal(block.levels, reset_less=True)
         for k in range(block.levels):
             m.d.sync += reached[k].eq((x >= fields[f"threshold{k}"]) & ~fields[f"never{k}"])

@@ -322,8 +322,8 @@ class _Quotient(PipelinedComponent):
         m = Module()
         block = self.block
         take, beat = self.intake(m)
-        m.d.comb += self.params_addr.eq(beat)
-        lanes = [self._opening(m, x, lane) for lane, x in enumerate(elements(delayed(m, self.i.payload, 1), block.i))]
+        params, inputs = self.params(m, beat), elements(delayed(m, self.i.payload, 1), block.i)
+        lanes = [self._opening(m, x, block.params.split(params, lane)) for lane, x in enumerate(inputs)]
         start = delayed(m, take, block.ahead, reset_less=False)
         before = delayed(m, beat if block.limits.width else C(0, 0), block.ahead - 1)
         beat = delayed(m, before, 1)
@@ -340,10 +340,9 @@ class _Quotient(PipelinedComponent):
         )
         return m
 
-    def _opening(self, m: Module, x: Any, lane: int) -> State:
+    def _opening(self, m: Module, x: Any, params: Mapping[str, Any]) -> State:
         """The numerator of a lane and what goes with it, `ahead` cycles after the transfer."""
         block = self.block
-        params = block.params.split(self.params_data, lane)
         state: State = {}
         if block.exceptions:
             seen = [Mux(x == params[f"exception{k}"], params[f"correction{k}"], 0) for k in range(block.exceptions)]

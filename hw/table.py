@@ -125,10 +125,10 @@ class _Table(PipelinedComponent):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         take, beat = self.intake(m)
-        m.d.comb += self.params_addr.eq(beat)
+        params = self.params(m, beat)
         results: list[Any] = []
         for lane, x in enumerate(elements(delayed(m, self.i.payload, 1), self.block.i)):
-            offset = self.block.params.split(self.params_data, lane)["offset"]
+            offset = self.block.params.split(params, lane)["offset"]
             m.d.comb += getattr(self, f"table_{lane}_addr").eq(x + offset)
             results.append(getattr(self, f"table_{lane}_data"))
         self.give(m, delayed(m, take, 2, reset_less=False), results)

@@ -100,6 +100,14 @@ def test_stalls_move_transfers_as_the_timing_says(form, seed):
     run(counted, lanes=2, channels=5, form=form, stalls=Stalls.random(seed, some), beats_of=25, outbox=seed * 2)
 
 
+@pytest.mark.parametrize("stalls", [Stalls(), Stalls.random(1, Comparators(Bus(1, 1), Bus(1, 1), 0, 1, 0, True, 0))])
+def test_thresholds_that_come_late_are_read_a_beat_ahead(monkeypatch, stalls):
+    monkeypatch.setattr("hw.block.LUT_BITS", 0)
+    block, done = run(thresholds(3, 5, 6, counting=False), lanes=2, channels=5, form="flat", stalls=stalls, beats_of=25)
+    assert block.fetches_ahead
+    assert done.taken[0][0] >= 1
+
+
 @pytest.mark.parametrize("form", ["flat", "tree"])
 def test_flickering_ready_changes_no_value(form):
     run(thresholds(3, 3, 6, counting=False), lanes=1, channels=3, form=form, stalls=Stalls(flicker=2))

@@ -182,6 +182,17 @@ def test_stalls_move_transfers_as_the_timing_says(interval, seed, outbox):
     run(form, interval=interval, stalls=Stalls.random(seed, some), x=random_inputs(seed), outbox=outbox)
 
 
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("form", [division(1, "even"), shift(1, "even", [1, 2, 3])])
+def test_parameters_that_come_late_are_read_a_beat_ahead(monkeypatch, form, interval):
+    monkeypatch.setattr("hw.block.LUT_BITS", 0)
+    some = Quotient.of(Bus(1, 4), Bus(1, 4), [QuotientChannel(False, 0, 1, 0, 1)], [(0, 1)])
+    for stalls in (Stalls(), Stalls.random(1, some)):
+        block, done = run(form, x=random_inputs(1), interval=interval, stalls=stalls)
+        assert block.fetches_ahead
+        assert done.taken[0][0] >= 1
+
+
 def random_inputs(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(LOW, HIGH, (25, 3))
 

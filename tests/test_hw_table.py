@@ -77,6 +77,14 @@ def test_stalls_move_transfers_as_the_timing_says(seed, outbox):
     run(table(seed, 3), channels=3, stalls=Stalls.random(seed, Table(IN, OUT, 1, 1)), positions=30, outbox=outbox)
 
 
+@pytest.mark.parametrize("stalls", [Stalls(), Stalls.random(1, Table(IN, OUT, 1, 1))])
+def test_parameters_that_come_late_are_read_a_beat_ahead(monkeypatch, stalls):
+    monkeypatch.setattr("hw.block.LUT_BITS", 0)
+    block, done = run(table(2, 3), channels=3, stalls=stalls)
+    assert block.fetches_ahead
+    assert done.taken[0][0] >= 1
+
+
 def test_flickering_ready_changes_no_value():
     run(table(1, 3), channels=3, stalls=Stalls(flicker=4))
 
