@@ -32,7 +32,7 @@ from tcompile.lowering.lifted import AccumulatorStart
 from tcompile.lowering.lower import Lowered, lower
 from tcompile.machine import machine_of
 from tcompile.mapping.cost import cost, cost_behind
-from tcompile.mapping.devices import device
+from tcompile.mapping.devices import room
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
 from tcompile.mapping.network import Mapped, map_network, plan_layers
@@ -496,7 +496,7 @@ def choice_of(graph: Graph, options: BuildOptions) -> Choice:
         folding = read_folding(text, layers)
     budget = None if options.fps is None else budget_of(options.fps, options.clock_mhz)
     form = None if options.form == "auto" else options.form
-    target = None if options.target is None else device(options.target)
+    target = None if options.target is None else room(options.target)
     spacing = spacing_of(options.clock_mhz)
     return Choice(options.pe, options.simd, folding, budget, form, target, spacing, options.permute)
 

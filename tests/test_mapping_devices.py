@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tcompile.errors import UsageError
-from tcompile.mapping.devices import DEVICES, Device, device
+from tcompile.mapping.devices import DEVICES, Device, device, room
 from tcompile.mapping.estimate import Resources
 
 
@@ -30,6 +30,11 @@ def test_devices_may_be_told_by_what_they_hold(text, found):
 )
 def test_device_holds_what_is_not_more(need, holds):
     assert Device("x", "ecp5", 9, 8, 7).holds(Resources(*need)) is holds
+
+
+def test_three_quarters_of_the_luts_of_a_known_device_can_be_filled():
+    assert room("ecp5-85") == Device("ecp5-85", "ecp5", 62_730, 83_640, 208)
+    assert room("ecp5:100,200,3") == device("ecp5:100,200,3")
 
 
 def refused(text: str) -> tuple[str, str, str]:

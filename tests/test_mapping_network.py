@@ -160,7 +160,7 @@ def test_device_is_checked_where_a_rate_is_asked_for_wrong():
         map_network(chain(), Choice(budget=576, target=part(need, lut=need.lut // 2)))
     (problem,) = caught.value.problems
     assert problem.code == "too-large"
-    assert problem.message.startswith(f"the design must fit x ({need.lut // 2} LUTs, ")
+    assert problem.message.startswith(f"the design must fit x (of which {need.lut // 2} LUTs, ")
     assert f" and takes about {need.lut} LUTs, {need.ff} flip-flops and {need.bram} block RAMs; most" in problem.message
     assert set(problem.where) == {"Conv_1", "Conv_3", "Dense_5"}
     assert problem.hint == "choose a larger --target, or ask for fewer frames per second"
@@ -203,4 +203,4 @@ def test_device_that_holds_the_layers_but_not_what_is_between_them_is_refused_wr
         map_network(chain(), Choice(target=Device("x", "ecp5", 5, 9**9, 99)))
     (problem,) = caught.value.problems
     assert problem.code == "too-large"
-    assert problem.message.startswith("the design must fit x (5 LUTs, ")
+    assert problem.message.startswith("the design must fit x (of which 5 LUTs, ")

@@ -242,6 +242,6 @@ def test_device_that_holds_nothing_names_what_is_too_much_and_for_whom_wrong(kin
     (problem,) = caught.value.problems
     assert problem.code == "too-large"
     assert problem.message.startswith("the smallest design needs about ")
-    assert f" {words}, and x has 10; most of them are for these layers" in problem.message
+    assert f" {words}, and of x 10 can be filled; most are for these layers" in problem.message
     assert set(problem.where) == {"Conv_1", "Conv_3", "Conv_5"}
     assert problem.hint == "choose a larger --target, fewer bits (--act-bits) or a sparser network (--prune)"

@@ -18,7 +18,7 @@ from tcompile.errors import Problem, UsageError
 from tcompile.ir import integer as I
 from tcompile.ir import real as R
 from tcompile.lowering.lower import lower
-from tcompile.mapping.devices import device
+from tcompile.mapping.devices import room
 from tcompile.mapping.folding import Form
 from tcompile.mapping.network import Mapped, map_network
 from tcompile.mapping.plan import Choice, budget_of, spacing_of
@@ -55,7 +55,7 @@ class Hardware:
         UsageError
             There is no such device.
         """
-        chip = None if target is None else device(target)
+        chip = None if target is None else room(target)
         return cls(prepared, Choice(budget=budget_of(fps, clock_mhz), spacing=spacing_of(clock_mhz), target=chip))
 
     def mapped(self, codes: Mapping[str, np.ndarray] | None = None, *, fitting: bool = True) -> Mapped:

@@ -1,15 +1,18 @@
-"""What FPGAs hold: LUTs, flip-flops and block RAMs of 18 kbit, from the vendors' tables."""
+"""What FPGAs hold: LUTs, flip-flops and block RAMs of 18 kbit, from the vendors' tables; and what of it a design can fill."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from tcompile.errors import Problem, UsageError, printable
 from tcompile.mapping.estimate import Family, Resources
 
-__all__ = ["DEVICES", "Device", "device"]
+__all__ = ["DEVICES", "Device", "device", "room"]
+
+FILL = Fraction(3, 4)  # of a device's LUTs: nextpnr makes 1.1 to 1.25 of one that is counted, and needs room to place
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Device:
     family : {"ecp5", "xcup"}
         Whose resources are estimated.
     lut, ff, bram : int
-        What may be used.
+        What it holds.
     """
 
     name: str
@@ -73,3 +76,15 @@ def device(text: str) -> Device:
     raise UsageError(
         Problem("unknown-target", f"the target must be a device that is known, not {printable(text)}", hint=hint)
     )
+
+
+def room(text: str) -> Device:
+    """What a design may take of a device: of a known one `FILL` of its LUTs, of one that is told by what it holds all.
+
+    Raises
+    ------
+    UsageError
+        No device; see `device`.
+    """
+    found = device(text)
+    return replace(found, lut=int(found.lut * FILL)) if text in DEVICES else found

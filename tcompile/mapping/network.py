@@ -252,7 +252,7 @@ def _too_large(mapped: Mapped, device: Device) -> Problem:
     labels = {name: plan.label for name, plan in mapped.plans.items()}
     largest = sorted((n for n in layers if n in labels), key=lambda n: -int(getattr(layers[n], scarce)))[:3]
     message = (
-        f"the design must fit {device.name} ({device.lut} LUTs, {device.ff} flip-flops, {device.bram} block RAMs), and"
+        f"the design must fit {device.name} (of which {device.lut} LUTs, {device.ff} flip-flops, {device.bram} block RAMs can be filled), and"
         f" takes about {total.lut} LUTs, {total.ff} flip-flops and {total.bram} block RAMs; most of it for these layers"
     )
     hint = "choose a larger --target, or ask for fewer frames per second"

@@ -288,7 +288,7 @@ def _too_large(solution: Solution, device: Device, besides: Resources) -> list[P
         if need > have:
             largest = sorted(solution.offers.values(), key=lambda o: -getattr(o.resources, key))[:3]
             message = (
-                f"the smallest design needs about {need} {name}, and {device.name} has {have}; most of them are for"
+                f"the smallest design needs about {need} {name}, and of {device.name} {have} can be filled; most are for"
                 " these layers"
             )
             hint = "choose a larger --target, fewer bits (--act-bits) or a sparser network (--prune)"
