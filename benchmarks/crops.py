@@ -30,6 +30,7 @@ from tcompile.ir.interpret import interpret
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.design import Design, Edge
 from tcompile.mapping.place import Recipe, place
+from tcompile.mapping.plan import lanes_come_from
 from tcompile.simulate.verilator import Simulation
 
 __all__ = ["Crop", "Found", "crops", "frame_of", "joined", "same_hardware", "simulated"]
@@ -56,6 +57,8 @@ class Crop:
         What they hold in the whole frame.
     positions : tuple of int
         Of the result, in the crop and in the frame.
+    maker : str
+        The layer whose lanes come in, where the whole network's input does not.
     """
 
     nodes: tuple[Node, ...]
@@ -63,6 +66,7 @@ class Crop:
     inside: tuple[slice, ...]
     wanted: np.ndarray
     positions: tuple[int, int]
+    maker: str
 
     @property
     def name(self) -> str:
@@ -79,7 +83,8 @@ class Crop:
         here, whole = self.positions
         folds = {n: fold for n, fold in recipe.folds.items() if n == self.name}
         graphs = {n: graph for n, graph in recipe.graphs.items() if n == self.name}
-        return place(self.graph, Recipe(folds, recipe.lanes, recipe.pace * here // whole, graphs=graphs))
+        lanes = recipe.folds[self.maker].leaving if self.maker in recipe.folds else recipe.lanes
+        return place(self.graph, Recipe(folds, lanes, recipe.pace * here // whole, graphs=graphs))
 
     def result(self) -> np.ndarray:
         """What the interpreter makes of it, which is checked where padding does not reach."""
@@ -137,7 +142,10 @@ def _crop(graph: Graph, frame: Values, node: I.IntNode) -> Crop:
     feeds = {i.name: frame[s][(slice(None), *at)] for i, s in zip(inputs, node.inputs, strict=True)}
     value = (*behind, node)[0].name
     positions = prod(shape[2:]), prod(node.type.shape[2:])
-    return Crop((*inputs, layer, *last), feeds, inside, frame[value][(slice(None), *there)], positions)
+    wanted, maker = frame[value][(slice(None), *there)], node.inputs[0]
+    while lanes_come_from(graph[maker]):
+        maker = lanes_come_from(graph[maker])
+    return Crop((*inputs, layer, *last), feeds, inside, wanted, positions, maker)
 
 
 def _places(

@@ -264,8 +264,10 @@ class _Pair(wiring.Component):
                 self.o.payload.eq(Mux(spare_full, spare, self.i.payload)),
                 spare_full.eq(0),
             ]
-        with m.Elif(self.i.valid & ~spare_full):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_full.eq(1)
+        with m.If(~spare_full):  # whatever comes: it counts only once `spare_full` is set
+            m.d.sync += spare.eq(self.i.payload)
         return m
 
 

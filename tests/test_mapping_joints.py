@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hw.engine import Engine
 from hw.pad import Pad
+from hw.width import Narrow
 from tcompile.ir.graph import Graph
 from tcompile.ir.requantizers import Comparators, Division
 from tcompile.mapping.cost import cost, cost_behind
@@ -67,7 +68,7 @@ def counted(graph: Graph, folds: dict[str, Fold], pace: int, *, layers: bool) ->
         if layers:
             total += cost(task, plan, "ecp5")
     for joint in joints(graph, work):
-        total += joint.resources(folds[joint.maker or joint.user].pe, folds[joint.user], "ecp5")
+        total += joint.resources(plans[joint.maker or joint.user].fold.leaving, folds[joint.user], "ecp5")
     return total
 
 
@@ -75,12 +76,14 @@ def counted(graph: Graph, folds: dict[str, Fold], pace: int, *, layers: bool) ->
 @settings(max_examples=60)
 def test_what_stands_behind_and_between_engines_is_counted_as_it_is_placed(seed, pace):
     graph = network(seed)
-    folds = {n: tasks(graph)[n].layer.fit(f.pe, f.simd) for n, f in random_folds(graph, seed).items()}
+    work = tasks(graph)
+    folds = {n: planned(work[n], f).fold for n, f in random_folds(graph, seed).items()}
     design = place(graph, Recipe(folds, 8, pace))
-    blocks = [
-        i.block for i in design.instances if not (isinstance(i.block, Engine) and i.block.kind in ("dot", "lane"))
-    ]
-    placed = sum((estimate_block(block, "ecp5") for block in blocks), Resources())
+    engines = {o for i in design.instances if isinstance(i.block, Engine) for o in i.outputs if i.block.weighted}
+    layers = [i for i in design.instances if engines.intersection(i.outputs)]
+    layers += [i for i in design.instances if isinstance(i.block, Narrow) and engines.intersection(i.inputs)]
+    others = (i.block for i in design.instances if i not in layers)
+    placed = sum((estimate_block(block, "ecp5") for block in others), Resources())
     assert counted(graph, folds, pace, layers=False) == placed
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tcompile.errors import UsageError
 from tcompile.ir.graph import Graph, Origin
+from tcompile.ir.requantizers import Comparators
 from tcompile.mapping import graphs, plan
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.folding import DIGITS, Fold, Folding, Wish
@@ -278,3 +279,40 @@ def test_pools_out_of_reach_are_refused_wrong():
     b = Builder()
     y = b.conv(b.input((1, 1, 8)), np.ones((4, 1, 1), int))
     assert problems(Choice(budget=13), b.graph(b.pool(y, (2,), maximum=False)))[0][0] == "too-fast"
+
+
+def requantized(*, channels: int = 8, inner: int = 4, pooled: bool = False, ends: bool = False) -> Graph:
+    """A layer of 8 x 8 positions with a requantizer behind it; then perhaps a pool, then another layer or the end."""
+    b = Builder()
+    y = b.conv(b.input((1, inner, 8, 8)), np.ones((channels, inner, 1, 1), int))
+    y = b.requantize(y, Comparators((np.arange(1, 4),), (np.arange(4),)))
+    y = b.pool(y, (2, 2), (2, 2)) if pooled else y
+    return b.graph(y if ends else b.conv(y, np.ones((3, channels, 1, 1), int)))
+
+
+@pytest.mark.parametrize("simd, leaving", [(4, 8), (2, 4), (1, 2)])
+def test_results_leave_as_few_at_a_time_as_the_engine_has_time_for(simd, leaving):
+    """Rows take 4 / SIMD cycles for 8 results."""
+    graph = requantized()
+    plan = asked(graph, "v1", 8, simd)
+    assert (plan.shortest, plan.fold.leaving) == (4 // simd, leaving)
+    lone = place(graph, Recipe({**folds_of(graph, 8, simd), "v1": Fold(8, simd)}, simd, plan.cycles))
+    assert predict(place(graph, Recipe(folds_of(graph, 8, simd), simd, plan.cycles))).interval == predict(lone).interval
+
+
+def folds_of(graph: Graph, pe: int, simd: int) -> dict[str, Fold]:
+    return {name: p.fold for name, p in plan_layers(graph, Choice(pe, simd)).items()}
+
+
+def test_results_leave_as_many_at_a_time_as_pools_need():
+    """The layer takes 256 cycles; a pool of 16 places of 2 x 2 takes 512 with one lane, and 256 with two."""
+    graph = requantized(pooled=True)
+    assert asked(requantized(), "v1", 8, 1).fold.leaving == 2
+    wide = requantized(inner=16)
+    assert [
+        asked(g, "v1", 8, s).fold.leaving for g, s in ((graph, 1), (wide, 1), (requantized(inner=16, pooled=True), 2))
+    ] == [2, 1, 1]
+
+
+def test_results_that_go_to_a_port_leave_all_at_a_time():
+    assert asked(requantized(ends=True), "v1", 8, 1).fold == Fold(8, 1)

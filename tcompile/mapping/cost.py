@@ -54,10 +54,10 @@ def cost_behind(task: Task, plan: Plan, pace: int, family: Family) -> Resources:
     pace : int
         Cycles per frame of the whole; half of that is what a requantizer may take.
     """
-    total, pe = Resources(), plan.fold.pe
+    total, lanes = Resources(), plan.fold.leaving
     for value in task.carried:
-        leisure = max(_run(plan, value.maker), pace // (2 * value.layout.beats(pe)))
-        total += _behind(value, pe, min(leisure, MOST_LEISURE), family)
+        leisure = max(_run(plan, value.maker), pace // (2 * value.layout.beats(lanes)))
+        total += _behind(value, lanes, min(leisure, MOST_LEISURE), family)
     return total
 
 
@@ -65,18 +65,19 @@ def _run(plan: Plan, maker: Node | None) -> int:
     """Cycles that a layer or a pool takes at least for each beat that it gives."""
     if isinstance(maker, (I.MaxPool, I.SumPool)):
         return prod(maker.kernel)
-    return plan.shortest if maker is not None and plan.fold.form == "engine" else 1
+    if maker is None or plan.fold.form != "engine":
+        return 1
+    return plan.shortest // (plan.fold.pe // plan.fold.leaving)
 
 
 def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
     i, o = bus_of(_padded(task), layer.lanes_in(fold)), bus_of(task.out, fold.pe)
-    return [
-        engine_block(
-            "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), plan.entries, plan.shortest,
-            tiles=max(1, plan.kept), weight_width=layer.width, doubles=layer.doubles,
-        )
-    ]  # fmt: skip
+    engine = engine_block(
+        "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), plan.entries, plan.shortest,
+        tiles=max(1, plan.kept), weight_width=layer.width, doubles=layer.doubles,
+    )  # fmt: skip
+    return [engine] if fold.leaving == fold.pe else [engine, Narrow(o, fold.leaving, layer.MH)]
 
 
 def _graph(task: Task, plan: Plan) -> list[Block]:

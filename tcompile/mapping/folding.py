@@ -33,6 +33,8 @@ class Fold:
         Bits of a digit of a serial graph.
     spacing : int
         Levels of adders between registers of a parallel graph.
+    out : int
+        Output channels that leave an engine at the same time; 0 for all `pe` of them.
     """
 
     pe: int
@@ -40,6 +42,12 @@ class Fold:
     form: Form = "engine"
     digit: int = 1
     spacing: int = 1
+    out: int = 0
+
+    @property
+    def leaving(self) -> int:
+        """Output channels that leave at the same time."""
+        return self.out or self.pe
 
     @property
     def lanes(self) -> int:

@@ -69,7 +69,7 @@ class Joint:
     def _taken(self, fold: Fold) -> Fold | int:
         """What of a folding matters here."""
         if self.at == "addition":
-            return fold.pe
+            return fold.leaving
         return Fold(1 if self.task.layer.lanes_in(fold) == fold.simd else fold.pe, fold.simd, fold.form)
 
     def blocks(self, lanes: int, taken: Fold | int) -> Iterator[Block]:

@@ -92,7 +92,7 @@ class Menu:
     @property
     def slowest(self) -> int:
         """Cycles within which every offer stays, with its pools."""
-        return max(max(o.cycles, self.pool_cycles(o.plan.fold.pe)) for o in self.offers)
+        return max(max(o.cycles, self.pool_cycles(o.plan.fold.leaving)) for o in self.offers)
 
     def rivals(self, budget: int) -> tuple[Offer, ...]:
         """The cheapest offer of each form within the budget, guesses among them, cheapest first."""
@@ -110,11 +110,11 @@ class Menu:
 
     def pools_keep_up(self, offer: Offer, budget: int) -> bool:
         """Whether the pools behind the layer, which take its lanes, stay within the budget."""
-        return self.pool_cycles(offer.plan.fold.pe) <= budget
+        return self.pool_cycles(offer.plan.fold.leaving) <= budget
 
-    def pool_cycles(self, pe: int) -> int:
+    def pool_cycles(self, lanes: int) -> int:
         """Cycles per frame of the slowest pool behind the layer, which takes the layer's lanes; 0 without pools."""
-        return max((cycles * -(-channels // pe) for cycles, channels in self.task.pools), default=0)
+        return max((cycles * -(-channels // lanes) for cycles, channels in self.task.pools), default=0)
 
     def search(self, form: Form) -> None:
         """Find the graphs of all offers of a form."""

@@ -24,6 +24,7 @@ from hw.pad import Pad
 from hw.parallel import Parallel
 from hw.serial import Serial
 from hw.slice import Slice
+from hw.width import Narrow
 from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
@@ -242,7 +243,8 @@ class _Placer:
         ).rounded()  # fmt: skip
         memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(tiles)}
         layout = self.layouts[node.name]
-        self.give(node, self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0])
+        stream = self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0]
+        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.leaving)))
 
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes."""
@@ -289,11 +291,16 @@ class _Placer:
 
     def leisure(self, stream: Stream) -> int:
         """Cycles that each beat of a stream may take without holding anything up."""
-        maker = next(i for i in self.instances if stream.name in i.outputs)
-        runs = [1]
+        maker, parts, run = self.maker(stream.name), 1, 1
+        if isinstance(maker.block, Narrow):
+            parts, maker = maker.block.bus.lanes // maker.block.lanes, self.maker(maker.inputs[0])
         if isinstance(maker.block, Engine):
-            runs = maker.block.row_blocks(maker.memories["schedule"])
-        return max(min(runs), self.recipe.pace // (2 * stream.beats))
+            run = min(maker.block.row_blocks(maker.memories["schedule"])) // parts
+        return max(1, run, self.recipe.pace // (2 * stream.beats))
+
+    def maker(self, stream: str) -> Instance:
+        """The instance that gives a stream."""
+        return next(i for i in self.instances if stream in i.outputs)
 
     @put.register(I.Reshape)
     @put.register(I.Transpose)

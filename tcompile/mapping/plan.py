@@ -374,7 +374,21 @@ def planned(task: Task, fold: Fold) -> Plan:
     planes = [tiled(layer, fold, plane).any(axis=(2, 3)) for plane in layer.nonzero]
     per_block = np.maximum(np.sum([plane.sum(axis=1) for plane in planes], axis=0), 1)
     kept = int(np.any(planes, axis=0).sum())
-    return Plan(task.label, layer, fold, planes[0].size, kept, int(per_block.sum()), int(per_block.min()))
+    plan = Plan(task.label, layer, fold, planes[0].size, kept, int(per_block.sum()), int(per_block.min()))
+    return replace(plan, fold=replace(fold, out=_leaving(task, plan)))
+
+
+def _leaving(task: Task, plan: Plan) -> int:
+    """How many of an engine's results leave at a time, 0 for all: as few as hold up neither it nor a pool behind it.
+
+    It gives a beat every so many cycles, and what comes behind it needs hardware for each element of a beat. Ports of the
+    network keep the engine's lanes.
+    """
+    pe = plan.fold.pe
+    if not any(isinstance(c.node, I.Requantize) for c in task.carried) or any(c.ports for c in task.carried):
+        return 0
+    fewer = (n for n in range(-(-pe // plan.shortest), pe) if pe % n == 0)
+    return next((n for n in fewer if all(t * -(-c // n) <= plan.cycles for t, c in task.pools)), 0)
 
 
 def searched(task: Task, plan: Plan) -> Plan:

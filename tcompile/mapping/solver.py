@@ -98,9 +98,9 @@ def _together(
             return price(joint.resources(lanes, of.plan.fold, family), prices)
 
         if joint.maker in ("", joint.user):
-            alone[joint.user] = alone[joint.user] + [cost(o.plan.fold.pe, o) for o in user]
+            alone[joint.user] = alone[joint.user] + [cost(o.plan.fold.leaving, o) for o in user]
         else:
-            table = [[cost(m.plan.fold.pe, o) for o in user] for m in options[joint.maker]]
+            table = [[cost(m.plan.fold.leaving, o) for o in user] for m in options[joint.maker]]
             pairs.append((joint.maker, joint.user, np.array(table)))
     chosen = cheapest(alone, pairs)
     return {name: offers[chosen[name]] for name, offers in options.items()}
@@ -108,10 +108,10 @@ def _together(
 
 def _options(offers: Sequence[Offer], prices: Prices) -> list[Offer]:
     """The cheapest offer for each way to take and to give elements."""
-    best: dict[tuple[int, int, bool], Offer] = {}
+    best: dict[tuple[int, int, int, bool], Offer] = {}
     for offer in sorted(offers, key=lambda o: (o.least(prices), o.cycles)):
         fold = offer.plan.fold
-        best.setdefault((fold.pe, fold.simd, fold.form == "engine"), offer)
+        best.setdefault((fold.pe, fold.leaving, fold.simd, fold.form == "engine"), offer)
     return list(best.values())
 
 
@@ -119,7 +119,7 @@ def _solution(menus: Mapping[str, Menu], budget: int, offers: Mapping[str, Offer
     plans = {n: replace(o.plan, rivals=tuple(map(_rival, menus[n].rivals(budget)))) for n, o in offers.items()}
     between = Resources()
     for joint in joints:
-        lanes = offers[joint.maker or joint.user].plan.fold.pe
+        lanes = offers[joint.maker or joint.user].plan.fold.leaving
         between += joint.resources(lanes, offers[joint.user].plan.fold, menus[joint.user].family)
     return Solution(budget, offers, plans, between)
 
@@ -131,7 +131,7 @@ def _rival(offer: Offer) -> Rival:
 def _too_fast(menu: Menu, budget: int) -> Problem:
     best = menu.fastest
     if best.cycles <= budget:
-        cycles = min(menu.pool_cycles(o.plan.fold.pe) for o in menu.offers if o.cycles <= budget)
+        cycles = min(menu.pool_cycles(o.plan.fold.leaving) for o in menu.offers if o.cycles <= budget)
         message = f"the pool behind it must take at most {budget} cycles per frame, and takes {cycles}"
     else:
         message = f"must take at most {budget} cycles per frame, and its fastest hardware, {_words(best)}, takes {best.cycles}"
