@@ -24,7 +24,7 @@ class Comparators(Pipelined):
     """``values[c][number of thresholds[c] <= x]``, thresholds rising.
 
     Form "flat" compares with all thresholds at once; memory ``params`` holds those and the values of all lanes. Form
-    "tree" is a binary search, one comparator and one cycle per bit of the count: memory ``threshold_<stage>_<lane>``
+    "tree" is a binary search, one comparator and two cycles per bit of the count: memory ``threshold_<stage>_<lane>``
     holds, by beat and bits found so far, the threshold to compare with. The value is ``first + count``, `first` in
     memory ``params`` unless shared, or in memory ``value_<lane>`` by beat and count.
 
@@ -94,7 +94,12 @@ class Comparators(Pipelined):
 
     @property
     def latency(self) -> int:
-        return 3 if self.form == "flat" else self.stages + 2
+        return 3 if self.form == "flat" else 2 * self.stages + self.reads_value + 1
+
+    @property
+    def reads_value(self) -> bool:
+        """Whether a tree ends with a memory: values, or the first one of each channel."""
+        return not self.counting or self.first is None
 
     @property
     def params(self) -> Word:
@@ -255,26 +260,26 @@ class _Tree(PipelinedComponent):
         for stage in range(self.block.stages):
             for lane, prefix in enumerate(count):
                 m.d.comb += getattr(self, f"threshold_{stage}_{lane}_addr").eq(Cat(prefix, beat))
-            payload, beat = delayed(m, payload, 1), delayed(m, beat, 1)
+            payload, beat = delayed(m, payload, 1), delayed(m, beat, 2)
             for lane, x in enumerate(elements(payload, self.block.i)):
                 node = self.block.threshold.split(getattr(self, f"threshold_{stage}_{lane}_data"), 0)
-                bit = Signal(name=f"reached_{stage}_{lane}")
-                m.d.comb += bit.eq((x >= node["threshold"]) & ~node["never"])
-                prefix = count[lane] if stage == 0 else delayed(m, count[lane], 1)
+                bit = Signal(name=f"reached_{stage}_{lane}", reset_less=True)
+                m.d.sync += bit.eq((x >= node["threshold"]) & ~node["never"])
+                prefix = count[lane] if stage == 0 else delayed(m, count[lane], 2)
                 count[lane] = Cat(bit, prefix)
-        push = delayed(m, take, self.block.stages + 1, reset_less=False)
+            payload = delayed(m, payload, 1)
+        push = delayed(m, take, 2 * self.block.stages + self.block.reads_value, reset_less=False)
         self.give(m, push, [self._value(m, lane, bits, beat) for lane, bits in enumerate(count)])
         return m
 
     def _value(self, m: Module, lane: int, count: Any, beat: Any) -> Any:
-        """What belongs to the count, a cycle later."""
+        """What belongs to the count; a cycle later where it stands in a memory."""
         block = self.block
         if not block.counting:
             m.d.comb += getattr(self, f"value_{lane}_addr").eq(Cat(count, beat))
             return getattr(self, f"value_{lane}_data")
-        later = delayed(m, count, 1)
         if block.first is not None:
-            return later + block.first
+            return count + block.first
         if lane == 0:
             m.d.comb += self.params_addr.eq(beat)
-        return later + block.params.split(self.params_data, lane)["value0"]
+        return delayed(m, count, 1) + block.params.split(self.params_data, lane)["value0"]

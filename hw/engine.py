@@ -389,10 +389,12 @@ class _Engine(wiring.Component):
         held, kept = Signal(shape, init=-b.span), Signal(shape, init=-b.depth)
         moved, owed = Signal(), Signal.like(minus)
         wrote = self.i.valid & self.i.ready
+        stays, moves = Signal.like(held), Signal.like(held)  # both are ready when it is decided which one holds
+        m.d.comb += [stays.eq(held + wrote), moves.eq(_counted(held, wrote, minus))]
         m.d.sync += [
             moved.eq(moves_on),
             owed.eq(minus),
-            held.eq(_counted(held, wrote, Mux(moves_on, minus, 0))),
+            held.eq(Mux(moves_on, moves, stays)),
             kept.eq(_counted(kept, wrote, Mux(moved, owed, 0))),
         ]
         m.d.comb += [there.eq(~held[-1]), self.i.ready.eq(kept[-1])]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.block import Beats, Block, Bus, Words
+from hw.outbox import Places
 from hw.timing import Channel, Program, Queue, dispatch, outbox
 
 __all__ = ["Fifo"]
@@ -64,8 +65,12 @@ class _Fifo(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        kind = SyncFIFO if self.block.latency == 1 else SyncFIFOBuffered
-        m.submodules.queue = queue = kind(width=self.block.bus.bits, depth=self.block.depth)
+        if self.block.latency == 1:
+            m.submodules.queue = places = Places(self.block.bus.bits, self.block.depth)
+            wiring.connect(m, wiring.flipped(self.i), places.i)
+            wiring.connect(m, places.o, wiring.flipped(self.o))
+            return m
+        m.submodules.queue = queue = SyncFIFOBuffered(width=self.block.bus.bits, depth=self.block.depth)
         m.d.comb += [
             queue.w_data.eq(self.i.payload),
             queue.w_en.eq(self.i.valid),

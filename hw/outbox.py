@@ -6,12 +6,12 @@ pipeline between needs no enable, and ``ready`` never runs backwards through it.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Outbox", "outbox_depth"]
+__all__ = ["Outbox", "Places", "outbox_depth"]
 
 
 def outbox_depth(latency: int, interval: int = 1) -> int:
@@ -23,6 +23,49 @@ def outbox_depth(latency: int, interval: int = 1) -> int:
         Cycles from taking a place to ``valid`` of the result.
     """
     return -(-(latency + 1) // interval)
+
+
+class Places(wiring.Component):
+    """A queue of `depth` words in look-up tables, a word later by a cycle; ``i.ready`` and ``o.valid`` are registers.
+
+    Amaranth's queues compare how full they are in the cycle that asks, which is too long a way at 150 MHz.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        self.depth = depth
+        self.width = width
+        super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        head, tail, level = Signal(range(self.depth)), Signal(range(self.depth)), Signal(range(self.depth + 1))
+        full, some = Signal(), Signal()
+        push, pop = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(~full),
+            self.o.valid.eq(some),
+            push.eq(self.i.valid & self.i.ready),
+            pop.eq(self.o.valid & self.o.ready),
+            write.addr.eq(head),
+            write.data.eq(self.i.payload),
+            write.en.eq(push),
+            read.addr.eq(tail),
+            self.o.payload.eq(read.data),
+        ]
+        with m.If(push):
+            m.d.sync += head.eq(self._next(head))
+        with m.If(pop):
+            m.d.sync += tail.eq(self._next(tail))
+        with m.If(push & ~pop):
+            m.d.sync += [level.eq(level + 1), full.eq(level == self.depth - 1), some.eq(1)]
+        with m.Elif(~push & pop):
+            m.d.sync += [level.eq(level - 1), full.eq(0), some.eq(level != 1)]
+        return m
+
+    def _next(self, pointer: Signal) -> Value:
+        return Mux(pointer == self.depth - 1, 0, pointer + 1)
 
 
 class Outbox(wiring.Component):
@@ -41,19 +84,17 @@ class Outbox(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.queue = queue = SyncFIFO(width=self.width, depth=self.depth)
-        reserved = Signal(range(self.depth + 1))
+        m.submodules.queue = queue = Places(self.width, self.depth)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        reserved, may = Signal(range(self.depth + 1)), Signal(init=1)  # `may`: not all are reserved
         popped = self.o.valid & self.o.ready
         with m.If(self.take & ~popped):
-            m.d.sync += reserved.eq(reserved + 1)
+            m.d.sync += [reserved.eq(reserved + 1), may.eq(reserved != self.depth - 1)]
         with m.Elif(~self.take & popped):
-            m.d.sync += reserved.eq(reserved - 1)
+            m.d.sync += [reserved.eq(reserved - 1), may.eq(1)]
         m.d.comb += [
-            self.may.eq(reserved != self.depth),
-            queue.w_en.eq(self.push),
-            queue.w_data.eq(self.data),
-            self.o.valid.eq(queue.r_rdy),
-            self.o.payload.eq(queue.r_data),
-            queue.r_en.eq(self.o.ready),
+            self.may.eq(may),
+            queue.i.valid.eq(self.push),
+            queue.i.payload.eq(self.data),
         ]
         return m

@@ -113,7 +113,7 @@ def test_flickering_ready_changes_no_value(form):
     run(thresholds(3, 3, 6, counting=False), lanes=1, channels=3, form=form, stalls=Stalls(flicker=2))
 
 
-@pytest.mark.parametrize("levels, form, latency", [(3, "flat", 3), (3, "tree", 4), (4, "tree", 5), (0, "tree", 2)])
+@pytest.mark.parametrize("levels, form, latency", [(3, "flat", 3), (3, "tree", 6), (4, "tree", 8), (0, "tree", 2)])
 def test_one_beat_per_cycle_after_the_latency(levels, form, latency):
     block, done = run(thresholds(0, 3, levels, counting=True), lanes=1, channels=3, form=form)
     assert block.latency == latency

@@ -415,7 +415,7 @@ def queue(kind: str, width: int, depth: int, reserved: bool) -> Made:
     ends, level = 2 * bits(depth), bits(depth + 1) * (2 if reserved else 1)
     wraps = 2 * bits(depth) if depth & (depth - 1) else 0
     lut = {"control": 1, "ends": ends, "level": level, "wraps": wraps}
-    return Made(kind, lut, {"registers": ends + level}, [Ram("comb", depth, width)])
+    return Made(kind, lut, {"registers": ends + level + 2}, [Ram("comb", depth, width)])
 
 
 def outbox(width: int, depth: int) -> Made:
@@ -639,11 +639,12 @@ def _(block: Comparators, family: Family) -> Made:
         delayed = lanes * values if block.period > 1 else 0
         return Made("Flat", lut, {"registers": block.i.bits + lanes * levels + delayed + counted + 2}, parts=[box])
     stages = block.stages
-    counts = sum(range(stages))  # bits found before each stage wait for the next
+    counts = stages + 2 * sum(range(stages))  # a bit is found in each stage, and those before it wait two cycles
     lut |= {"compared": lanes * stages * carry(width), "chosen": lanes * added if block.counting else 0}
-    final = lanes * stages if block.counting else 0
-    beats = period * stages
-    ff = {"registers": block.i.bits * stages + lanes * counts + final + beats + counted + stages + 1}
+    final = lanes * stages if block.counting and block.reads_value else 0
+    waits = max(0, 2 * stages - 1)  # cycles that the input is carried along
+    beats = period * (waits + block.reads_value)
+    ff = {"registers": block.i.bits * waits + lanes * counts + final + beats + counted + 2 * stages + block.reads_value}
     return Made("Tree", lut, ff, parts=[box])
 
 
