@@ -160,9 +160,11 @@ def test_a_small_block_synthesized_now_is_as_estimated():
         ("xcup", "comb", 32, 32, (24, 0, 0)),
         ("xcup", "comb", 64, 8, (16, 0, 0)),
         ("ecp5", "sync", 64, 16, (132, 16, 0)),
-        ("ecp5", "sync", 64, 36, (42, 80, 1)),
+        ("ecp5", "sync", 64, 36, (0, 0, 1)),
+        ("ecp5", "bypassed", 64, 36, (42, 80, 1)),
         ("ecp5", "sync", 65, 4, (45, 4, 0)),
-        ("ecp5", "sync", 100, 72, (79, 153, 2)),
+        ("ecp5", "sync", 100, 72, (0, 0, 2)),
+        ("ecp5", "bypassed", 100, 72, (79, 153, 2)),
     ],
 )
 def test_memories_lie_in_luts_or_in_blocks(family, kind, depth, width, found):

@@ -32,7 +32,7 @@ from hw.block import Block, Words
 from hw.comparators import Comparators
 from hw.concat import Concat
 from hw.constant import Node
-from hw.engine import Engine
+from hw.engine import WARM, Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
 from hw.lanes import TREE_LEVELS, Lanes
@@ -85,12 +85,12 @@ NO_RESOURCES = Resources()
 
 @dataclass(frozen=True)
 class Ram:
-    """A memory: ``rom`` constant, ``comb`` read in the same cycle, ``sync`` a cycle later.
+    """A memory: ``rom`` constant, ``comb`` read in the same cycle, ``sync`` a cycle later, ``bypassed`` with what is written in that cycle.
 
     Of a constant one whose contents are known: distinct columns, and distinct parts of these as long as a LUT holds.
     """
 
-    kind: Literal["rom", "comb", "sync"]
+    kind: Literal["rom", "comb", "sync", "bypassed"]
     depth: int
     width: int
     columns: int | None = None
@@ -254,13 +254,14 @@ def _memory(ram: Ram, family: Family) -> Amounts:
         columns = ram.width if ram.columns is None else ram.columns
         parts = columns * -(-ram.depth // memories.rom) if ram.parts is None else ram.parts
         return parts * memories.part_luts(ram.depth), columns, 0
-    dear = blocks * memories.block_cost + COLLISION_COST * memories.collides
-    if ram.kind == "sync" and memories.ram_cost(ram.depth, ram.width) > dear:
+    beside = ram.kind == "bypassed" and memories.collides
+    dear = blocks * memories.block_cost + COLLISION_COST * beside
+    if ram.kind != "comb" and memories.ram_cost(ram.depth, ram.width) > dear:
         lut, ff = rows_muxed(rows, ram.width), float(rows > 1)
-        if memories.collides:  # what is read while it is written comes from registers beside the block
+        if beside:  # what is read while it is written comes from registers beside the block
             lut, ff = lut + ram.width + bits(ram.depth), ff + 2 * ram.width + bits(ram.depth) + 2
         return lut, ff, blocks
-    return memories.ram_luts(ram.depth, ram.width), ram.width if ram.kind == "sync" else 0, 0
+    return memories.ram_luts(ram.depth, ram.width), ram.width if ram.kind != "comb" else 0, 0
 
 
 def rows_muxed(rows: int, width: int) -> float:
@@ -404,8 +405,8 @@ def counters(sizes: Iterable[int]) -> dict[str, float]:
     return {"counter": sum(map(bits, real)), "wrap": sum(bits(n) for n in real if n & (n - 1))}
 
 
-def grid(axes: Iterable[int]) -> dict[str, float]:
-    """An odometer."""
+def grid(axes: Iterable[int]) -> dict[str, int]:
+    """An odometer: its axes, and the bits of their counters; each axis has a flag as well."""
     real = [n for n in axes if n > 1]
     return {"axes": len(real), "counter": sum(map(bits, real))}
 
@@ -415,7 +416,7 @@ def queue(kind: str, width: int, depth: int, reserved: bool) -> Made:
     ends, level = 2 * bits(depth), bits(depth + 1) * (2 if reserved else 1)
     wraps = 2 * bits(depth) if depth & (depth - 1) else 0
     lut = {"control": 1, "ends": ends, "level": level, "wraps": wraps}
-    return Made(kind, lut, {"registers": ends + level + 2}, [Ram("comb", depth, width)])
+    return Made(kind, lut, {"registers": ends + level + 2 + reserved}, [Ram("comb", depth, width)])
 
 
 def outbox(width: int, depth: int) -> Made:
@@ -430,7 +431,7 @@ def _(block: Fifo, family: Family) -> Made:
         return queue("Fifo", width, depth, reserved=False)
     of = queue("Fifo", width, depth - 1, reserved=False)
     lut = {"control": 1, **{f"long_{name}": n for name, n in of.lut.items()}}
-    return Made("Fifo", lut, {"registers": of.ff["registers"] + 1}, [Ram("sync", depth - 1, width)])
+    return Made("Fifo", lut, {"registers": of.ff["registers"] + 1}, [Ram("bypassed", depth - 1, width)])
 
 
 @made.register
@@ -441,8 +442,8 @@ def _(block: Fork, family: Family) -> Made:
 @made.register
 def _(block: Narrow, family: Family) -> Made:
     held, ratio = block.bus.bits, block.bus.lanes // block.lanes
-    counter = bits(max(2, ratio)) + bits(len(block.pieces))
-    return Made("Narrow", {"control": 1, "choice": held, "counter": counter}, {"registers": held + 1 + counter})
+    counter, beats = bits(max(2, ratio)) + bits(len(block.pieces)), len(block.pieces) > 1
+    return Made("Narrow", {"control": 1, "choice": held, "counter": counter}, {"registers": held + 2 + counter + beats})
 
 
 @made.register
@@ -450,7 +451,7 @@ def _(block: Widen, family: Family) -> Made:
     ratio, beats = block.lanes // block.bus.lanes, len(block.pieces)
     cleared = (ratio - 1) * block.bus.bits  # by the first part
     lut = {"control": 1, "choice": cleared, "parts": ratio - 1, "counter": bits(ratio) + bits(beats)}
-    return Made("Widen", lut, {"registers": block.outputs[0].bits + 1 + bits(ratio) + bits(beats)})
+    return Made("Widen", lut, {"registers": block.outputs[0].bits + 1 + bits(ratio) + bits(beats) + (beats > 1)})
 
 
 @made.register
@@ -471,17 +472,20 @@ def _(block: Pad, family: Family) -> Made:
     )
     places = grid(block.grid)
     lut = {"control": 1, "choice": block.bus.bits, "limits": limits, **places}
-    return Made("Pad", lut, {"registers": block.bus.bits + 1 + places["counter"]})
+    flags = 1 + places["axes"] + sum(n != i for n, i in zip(block.grid, block.inner, strict=True))
+    return Made("Pad", lut, {"registers": block.bus.bits + 1 + places["counter"] + flags})
 
 
 @made.register
 def _(block: Slice, family: Family) -> Made:
     places, limits, phases = grid(block.grid), 0, 0
+    flags = places["axes"]
     for n, start, step, size in zip(block.grid, block.starts, block.steps, block.sizes, strict=True):
         limits += bits(n) * ((start > 0) + (start + (size - 1) * step + 1 < n))
         phases += bits(step) if step > 1 and size > 1 else 0
+        flags += ((size - 1) * step + 1 != n) + (step > 1 and size > 1)
     lut = {"control": 1, "limits": limits, "phases": phases, **places}
-    return Made("Slice", lut, {"registers": block.bus.bits + 1 + places["counter"] + phases})
+    return Made("Slice", lut, {"registers": block.bus.bits + 1 + places["counter"] + phases + flags})
 
 
 @made.register
@@ -492,7 +496,8 @@ def _(block: RowPacker, family: Family) -> Made:
     fills = block.before > 0 or block.before + block.width < steps
     lut = {"control": 1, "choice": block.bus.bits if fills else 0, "counter": bits(steps) + until, "limits": limits}
     kept = (block.bus.bits if not fills else pixel) * (block.span - 1)
-    return Made("RowPacker", lut, {"registers": block.bus.bits + 1 + kept + bits(steps) + until})
+    flags = 2 + (steps > 1) + fills  # the first step, one that gives; the last; a pixel, not filling
+    return Made("RowPacker", lut, {"registers": block.bus.bits + 1 + kept + bits(steps) + until + flags})
 
 
 @made.register
@@ -522,7 +527,7 @@ def _(block: Window, family: Family) -> Made:
         "control": 1, "need": need, "choices": need * len([1 for count, _ in block.moves if count > 1]),
         "places": places, "shift": srl, **axes,
     }  # fmt: skip
-    ff = {"registers": 1 + kept + need + axes["counter"] + 2 * places}
+    ff = {"registers": 2 + kept + need + axes["counter"] + axes["axes"] + 2 * places}
     return Made("Window", lut, ff, [Ram("sync", gap, block.i.bits) for gap in long])
 
 
@@ -552,7 +557,8 @@ def _(block: Control, family: Family) -> Made:
 def frame(block: Any) -> tuple[dict[str, float], int]:
     """Counters of a pipelined block: of LUTs, and registers."""
     period, wait = bits(block.period), bits(block.interval)
-    return {"control": 1, "counter": period + wait}, period + wait
+    ahead = block.params.width + 1 if block.fetches_ahead else 0
+    return {"control": 1, "counter": period + wait}, period + wait + ahead
 
 
 Span = tuple[int, int]  # lowest and highest bit, not counted, of a number
@@ -881,11 +887,13 @@ def engine(block: Engine, family: Family, distinct: float = 1.0) -> Made:
         "places": place * (1 if block.depth & (block.depth - 1) == 0 else 5), "axes": axes["axes"],
     }  # fmt: skip
     terms = (digits - odd) * width + (block.i.lanes // 2 * block.i.width if lanes.simd > 1 else 0)
-    flags = (odd * (1 + lanes.doubles) + digits) * distinct if block.weighted else 0
+    flags = (odd * (1 + lanes.doubles) + digits + lanes.tile_width) * distinct if block.weighted else 0
     registers = block.i.bits + terms + flags + pes * (held + signs * block.weighted) + block.o.bits
     registers += (block.o.bits + pes) * multi
     after = 1 + lanes.tree_stages + multi if block.weighted else int(not sums)
-    sequencer = entry + 3 * place + axes["counter"] + 1 + move * bool(steps) + 2 * level + 3 * tile
+    walk = axes["counter"] + axes["axes"] + (2 * (move + 1) + place) * bool(steps)
+    word = block.memories["schedule"].width
+    sequencer = entry + word + WARM + 3 * place + walk + 3 + 2 * level + 2 * tile
     control = 2 * (3 + after) + 2 + lanes.digit_width * (3 + (after if multi else 0)) + 4 * (not sums)
     ff = {"registers": registers, "control": sequencer + control}
     ring = Ram("sync", block.depth, block.i.bits)
