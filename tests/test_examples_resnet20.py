@@ -15,7 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from tcompile.accelerator import build_options
 from tcompile.compress.recipe import read_recipe
+from tcompile.ir import integer as I
+from tcompile.pipeline import compile_file, plan
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "examples" / "resnet20"
@@ -68,6 +71,17 @@ def test_all_parts_come_in_their_order(tmp_path, prepare):
 def test_the_recipe_is_one():
     recipe = read_recipe(FOLDER / "resnet20.toml", {})
     assert (recipe.method, recipe.sparsity, recipe.terms, recipe.act_bits) == ("wpc", 0.25, 1, 4)
+
+
+def test_the_committed_network_is_ternary_a_quarter_empty_and_proved():
+    options = build_options({"pe": 8, "simd": 8, "permute": False})
+    compiled = compile_file(FOLDER / "resnet20.int2.onnx", options)
+    layers = [n for n in compiled.lowered.graph if isinstance(n, I.Conv | I.Dense)]
+    assert {int(v) for n in layers for v in np.unique(n.weight.array)} == {-1, 0, 1}
+    assert all(entry.proved for entry in compiled.lowered.certificate)
+    plans = plan(compiled, options).values()
+    assert (sum(p.kept for p in plans), sum(p.tiles for p in plans)) == (3153, 4204)
+    assert max(p.cycles for p in plans) == 35840
 
 
 def test_finetuning_starts_from_the_file_and_writes_what_it_trained(tmp_path):
