@@ -345,9 +345,13 @@ def test_an_interruption_ends_the_programs_of_workers_and_removes_their_folders(
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background ignore it
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(on_processes(nested, [Task(Point(str(place), "{}"))], 1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(on_processes(nested, [Task(Point(str(place), "{}"))], 1))
+    finally:
+        signal.signal(signal.SIGINT, before)
     program, _, folder = place.read_text().partition(" ")
     until = time.monotonic() + 20
     while (Path(folder).exists() or Path(f"/proc/{program}").exists()) and time.monotonic() < until:

@@ -121,7 +121,7 @@ def test_nothing_costs_less_together_than_what_is_chosen(seed, budget):
         chosen = dict(zip(menus, offers, strict=True))
         total = sum((o.resources for o in offers), Resources())
         for j in between:
-            total += j.resources(chosen[j.maker or j.user].plan.fold.pe, chosen[j.user].plan.fold, "ecp5")
+            total += j.resources(chosen[j.maker or j.user].plan.fold.leaving, chosen[j.user].plan.fold, "ecp5")
         costs.append(price(total))
     assert price(found.resources) == pytest.approx(min(costs))
 

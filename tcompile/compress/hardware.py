@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tcompile.mapping.plan import Choice, budget_of, spacing_of
 __all__ = ["Hardware"]
 
 ROOM = 1 << 40  # of each resource: more than any design takes
+SPARE = Fraction(31, 32)  # of a device's LUTs; signs that training still changes may make a graph a little larger
 TOO_LARGE = "too-large"  # code of the mapping's problem where a device does not hold a design
 
 
@@ -71,6 +73,8 @@ class Hardware:
         chip = self.choice.target
         if chip is not None and not fitting:
             chip = replace(chip, lut=ROOM, ff=ROOM, bram=ROOM)
+        elif chip is not None and codes is not None:
+            chip = replace(chip, lut=int(chip.lut * SPARE))
         graph = lower(exported(self.prepared, codes), "plain", {}).graph
         return map_network(graph, replace(self.choice, target=chip))
 
