@@ -13,7 +13,7 @@ Four kinds of lanes share all of this:
 
 Weights of more than two bits take several passes over their tile; what lanes and passes are is told in `hw.lanes`.
 
-Timing: an entry per cycle. The first entry of a position waits until the ring holds the whole window; the last entry of
+Timing: an entry per cycle, `WARM` cycles after a reset at the earliest. The first entry of a position waits until the ring holds the whole window; the last entry of
 a row block waits for a place in the outbox. A result is offered `pipeline` cycles after its last entry was issued.
 """
 
@@ -30,7 +30,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 
 from hw.block import Beats, Block, Bus, Memory, Words
-from hw.lanes import Flags, Kind, Lanes, booth_digits
+from hw.lanes import Flags, Kind, Lanes, booth_digits, extended
 from hw.outbox import Outbox
 from hw.routing import odometer
 from hw.sliding import Sliding
@@ -438,12 +438,7 @@ class _Issued:
 
 def _counted(count: Signal, one: Value, addend: Value) -> Value:
     """A number plus 0 or 1 plus another, in one chain of carries: the 0 or 1 is what it begins with."""
-    return (Cat(Const(1, 1), count).as_signed() + Cat(one, _wide(addend, len(count))).as_signed()).as_unsigned()[1:]
-
-
-def _wide(value: Value, width: int) -> Value:
-    """A signed number in more bits."""
-    return Cat(value, value[-1].replicate(width - len(value)))
+    return (Cat(Const(1, 1), count).as_signed() + Cat(one, extended(addend, len(count))).as_signed()).as_unsigned()[1:]
 
 
 def _wrapped(m: Module, place: Value, depth: int) -> Value:

@@ -23,7 +23,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.block import Bus, Words
 
-__all__ = ["Flags", "Kind", "Lanes", "booth_digits"]
+__all__ = ["Flags", "Kind", "Lanes", "booth_digits", "extended"]
 
 Kind = Literal["dot", "lane", "sum", "max"]
 TREE_LEVELS = 2  # levels of adders between registers
@@ -347,7 +347,7 @@ def _element(value: Value, is_signed: bool) -> Value:
     return value.as_signed() if is_signed else value.as_unsigned()
 
 
-def _extended(value: Value, width: int) -> Value:
+def extended(value: Value, width: int) -> Value:
     """The low `width` bits of a number."""
     sign = value[-1] if value.shape().signed else Const(0, 1)
     return Cat(value, sign.replicate(max(0, width - len(value))))[:width]
@@ -360,6 +360,6 @@ def _plus_minus(a: Value, b: Value, minus: Value, width: int) -> Value:
     subtracted is b or its complement, -b - 1; the bit below the lowest borrows what the complement lacks.
     """
     if isinstance(minus, Const):
-        return (_extended(a, width) + _extended(b, width))[:width].as_signed()
-    right = _extended(b, width) ^ (~minus).replicate(width)
-    return (Cat(minus, _extended(a, width)) - Cat(Const(1, 1), right))[1 : width + 1].as_signed()
+        return (extended(a, width) + extended(b, width))[:width].as_signed()
+    right = extended(b, width) ^ (~minus).replicate(width)
+    return (Cat(minus, extended(a, width)) - Cat(Const(1, 1), right))[1 : width + 1].as_signed()

@@ -6,10 +6,12 @@ pipeline between needs no enable, and ``ready`` never runs backwards through it.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from hw.routing import onward
 
 __all__ = ["Outbox", "Places", "outbox_depth"]
 
@@ -55,17 +57,14 @@ class Places(wiring.Component):
             self.o.payload.eq(read.data),
         ]
         with m.If(push):
-            m.d.sync += head.eq(self._next(head))
+            m.d.sync += head.eq(onward(head, self.depth))
         with m.If(pop):
-            m.d.sync += tail.eq(self._next(tail))
+            m.d.sync += tail.eq(onward(tail, self.depth))
         with m.If(push & ~pop):
             m.d.sync += [level.eq(level + 1), full.eq(level == self.depth - 1), some.eq(1)]
         with m.Elif(~push & pop):
             m.d.sync += [level.eq(level - 1), full.eq(0), some.eq(level != 1)]
         return m
-
-    def _next(self, pointer: Signal) -> Value:
-        return Mux(pointer == self.depth - 1, 0, pointer + 1)
 
 
 class Outbox(wiring.Component):

@@ -14,6 +14,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.routing import onward
+
 __all__ = ["PacketQueue", "replayed"]
 
 
@@ -110,19 +112,16 @@ class _PacketQueue(wiring.Component):
         ]
         m.d.sync += fetched.eq(~fetched & (kept != 0) | fetched & ~taken)
         with m.If(stored):
-            m.d.sync += [head.eq(self._next(head)), new.eq(new + 1)]
+            m.d.sync += [head.eq(onward(head, self.depth)), new.eq(new + 1)]
         with m.If(self.commit):
             m.d.sync += [start.eq(head), new.eq(0)]
         with m.If(self.discard):
             m.d.sync += [head.eq(start), new.eq(0)]
         with m.If(taken):
-            m.d.sync += tail.eq(self._next(tail))
+            m.d.sync += tail.eq(onward(tail, self.depth))
         m.d.sync += [
             free.eq(free - stored + taken + Mux(self.discard, new, 0)),
             kept.eq(kept - taken + Mux(self.commit, new, 0)),
             self.refused.eq((self.refused | self.push & ~stored) & ~(self.commit | self.discard)),
         ]
         return m
-
-    def _next(self, pointer: Signal) -> Mux:
-        return Mux(pointer == self.depth - 1, 0, pointer + 1)

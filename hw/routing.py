@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from hw.block import Bus
 from hw.timing import Channel, Program, Queue
 
-__all__ = ["Axis", "both_sides", "check_code", "check_extends", "every", "extend", "odometer", "within"]
+__all__ = ["Axis", "both_sides", "check_code", "check_extends", "every", "extend", "odometer", "onward", "within"]
 
 
 def check_extends(bus: Bus, out: Bus) -> None:
@@ -56,6 +56,11 @@ def extend(payload: Value, bus: Bus, out: Bus) -> Value:
 def every(conditions: Iterable[Value]) -> Value:
     """1 where all conditions hold."""
     return reduce(and_, conditions, Const(1))
+
+
+def onward(place: Value, count: int) -> Value:
+    """The next of `count` places in a ring."""
+    return Mux(place == count - 1, 0, place + 1)
 
 
 @dataclass(frozen=True, eq=False)
