@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from tcompile.ir.requantizers import Comparators
 from tcompile.mapping.cycles import FRAMES, Cycles, predict, transfers
 from tcompile.mapping.design import Design
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.place import Recipe, between, place
+from tcompile.mapping.place import Recipe, between, entrance, place
 from tcompile.mapping.plan import planned, searched, tasks
 from tcompile.mapping.queues import queue_depths, smoothing
 from tests.networks import Builder, RandomNetwork, differences, frames_of, queues, random_folds
@@ -196,11 +197,15 @@ def test_depth_of_a_queue_is_that_of_the_recipe():
 # --- between layers ----------------------------------------------------------------------------------------------------
 
 
-def bursts() -> tuple[Graph, Recipe]:
+ONE_BY_ONE = ((8, 1, 2), (8, 1, 2), (8, 2, 2), (8, 1, 1))  # channels, stride, lanes in
+WIDENED = ((8, 1, 2), (32, 2, 4))  # channels come one by one, at the pace at which they are needed
+
+
+def bursts(layers: Sequence[tuple[int, int, int]] = ONE_BY_ONE) -> tuple[Graph, Recipe]:
     """Graphs behind each other, one of them with a stride: rows come in bursts, and nothing has room for words ahead."""
     b, random, folds, graphs = Builder(), np.random.default_rng(0), {}, {}
     x = b.input((1, 2, 16, 16))
-    for channels, stride, simd in ((8, 1, 2), (8, 1, 2), (8, 2, 2), (8, 1, 1)):
+    for channels, stride, simd in layers:
         weights = random.integers(-1, 2, (channels, b.shape(x)[1], 3, 3))
         x = b.conv(x, weights, strides=(stride,) * 2, pads=(1,) * 4)
         folds[x] = Fold(1, simd, "parallel")
@@ -241,3 +246,26 @@ def test_depths_with_which_frames_keep_their_pace_are_enough_for_it():
         depths = smoothing(place(graph, replace(recipe, depths=everywhere)), pace)
         deep = replace(recipe, depths={name: max(2, depth) for name, depth in depths.items()})
         assert predict(place(graph, deep)).interval <= pace
+
+
+def of_entrances(graph: Graph, recipe: Recipe, places: Mapping[str, int]) -> Recipe:
+    """Queues between layers as the pipeline needs them, and at those entrances that are named."""
+    names = dict.fromkeys([between(n.inputs[0]) for n in graph if n.name in recipe.folds], 2)
+    depths = smoothing(place(graph, replace(recipe, depths=names | dict(places))), 1)
+    return replace(recipe, depths={name: max(2, depth) for name, depth in depths.items()})
+
+
+def test_a_queue_of_widened_beats_makes_up_for_words_that_come_slowly():
+    graph, recipe = bursts(WIDENED)
+    last = list(recipe.folds)[-1]
+    plain, smooth = of_entrances(graph, recipe, {}), of_entrances(graph, recipe, {entrance(last): 2})
+    assert smooth.depths[entrance(last)] > 16
+    assert predict(place(graph, smooth)).interval == 8 * 256 < predict(place(graph, plain)).interval - 100
+    assert differences(place(graph, smooth), graph, frames_of(graph, 2)) == []
+
+
+def test_a_layer_whose_lanes_come_as_it_takes_them_has_no_queue_at_its_entrance():
+    graph, recipe = bursts(ONE_BY_ONE[:1])
+    assert not of_entrances(graph, recipe, dict.fromkeys(map(entrance, recipe.folds), 2)).depths.keys() & set(
+        map(entrance, recipe.folds)
+    )

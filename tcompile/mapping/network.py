@@ -17,7 +17,7 @@ from tcompile.mapping.folding import Wish
 from tcompile.mapping.joints import Joint, joints
 from tcompile.mapping.menu import Menu, menu
 from tcompile.mapping.permute import Order, permutation
-from tcompile.mapping.place import Recipe, between, place
+from tcompile.mapping.place import Recipe, between, entrance, place
 from tcompile.mapping.plan import Choice, Plan, Task, checked, plan_as_asked, tasks
 from tcompile.mapping.queues import sized, smoothing
 from tcompile.mapping.solver import Solution, fastest, fitting, least
@@ -287,7 +287,7 @@ def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan], target: int
 
 def _smoothed(graph: Graph, recipe: Recipe, target: int) -> tuple[Design, Recipe]:
     """The design with queues between layers that work in bursts, as fast as it should be or as queues can make it."""
-    everywhere = {between(value): LEAST_DEPTH for value in _between(graph)}
+    everywhere = dict.fromkeys([*map(between, _between(graph)), *map(entrance, recipe.folds)], LEAST_DEPTH)
     needs = smoothing(place(graph, replace(recipe, depths=everywhere)), target)
     depths = {n: max(LEAST_DEPTH, d) for n, d in needs.items() if n not in everywhere or d > WITHOUT}
     recipe = replace(recipe, depths=depths)

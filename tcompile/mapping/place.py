@@ -24,7 +24,7 @@ from hw.pad import Pad
 from hw.parallel import Parallel
 from hw.serial import Serial
 from hw.slice import Slice
-from hw.width import Narrow
+from hw.width import Narrow, Widen
 from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
@@ -49,9 +49,9 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, schedule
 
-__all__ = ["Recipe", "between", "place"]
+__all__ = ["Recipe", "between", "entrance", "place"]
 
-QUEUE = "queue"
+QUEUE, ENTRANCE = "queue", "entrance"
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ class Recipe:
 def between(value: str) -> str:
     """Name of the queue between what makes a value and the one that takes it."""
     return f"{value}_{QUEUE}".lower()
+
+
+def entrance(layer: str) -> str:
+    """Name of the queue of a layer whose input comes in fewer lanes than it takes: it holds beats that are widened already."""
+    return f"{layer}_{ENTRANCE}".lower()
 
 
 def place(graph: Graph, recipe: Recipe) -> Design:
@@ -268,6 +273,9 @@ class _Placer:
         steps = entering(layer, fold, stream.bus, self.type(value), self.layouts[value])
         whole = list(takewhile(lambda step: step.layout is not None, steps))  # still the value itself
         stream = self.passed(stream, self.graph[value], whole)
+        depth = self.recipe.depths.get(entrance(node.name))
+        if depth is not None and whole and isinstance(whole[-1].block, Widen):
+            stream = self.add(Fifo(stream.bus, depth), [stream], node, ENTRANCE, [stream.beats])[0]
         return self.passed(stream, node, steps[len(whole) :])
 
     @put.register(I.MaxPool)
