@@ -4,6 +4,11 @@ One read is under way at a time, and one write; only the address of the next wri
 to the last one is taken. A write is done in the cycle after both its address and its data were accepted, a read in the
 cycle after its address was; the response follows in the next cycle and stays until it is taken.
 `Registers` is the model: it is told in which cycles reads and writes are done.
+
+Where memories can be loaded, two more registers write them. A write to ``load_place`` names a memory and how many pieces of
+32 bits each of its words has; every write to ``load_data`` is the next piece, from the lowest bits of word 0 on. While ``hold``
+is set all else is held in reset, so that nothing reads what is half written, and no frame is inside afterwards. On the load
+bus a piece stands for one cycle, in the cycle after its write is done.
 """
 
 from __future__ import annotations
@@ -35,6 +40,9 @@ MAGIC = 0x54434D50  # TCMP
 MAP_VERSION = 1
 IDENTITY_WORDS = 8
 MOST_INPUTS = 15  # two error bits each beside `busy`
+MOST_MEMORIES = 1 << 16
+HOLD = 31  # bit of ``load_place``
+LOAD_BUS = {"load_go": 1, "load_memory": 16, "load_piece": 15, "load_word": 20, "load_data": 32}  # bits
 OKAY, SLVERR = 0, 2
 FLIGHT_BITS = 16  # frames inside the accelerator at the same time, counted modulo 2**16
 
@@ -48,8 +56,8 @@ class Register(NamedTuple):
     offset : int
         Address in bytes.
     access : str
-        ``ro`` (a write is answered by an error), ``w1c`` (bits written as 1 are cleared), ``w1`` (bits written as 1
-        act once; reads as 0).
+        ``ro`` (a write is answered by an error), ``rw`` (holds what was written), ``wo`` (every write acts; reads as 0), ``w1c``
+        (bits written as 1 are cleared), ``w1`` (bits written as 1 act once; reads as 0).
     description : str
     """
 
@@ -59,8 +67,8 @@ class Register(NamedTuple):
     description: str
 
 
-def register_map(inputs: int, outputs: int) -> list[Register]:
-    """The registers of an accelerator with so many AXI4-Stream ports, by rising offset."""
+def register_map(inputs: int, outputs: int, memories: int = 0) -> list[Register]:
+    """The registers of an accelerator with so many AXI4-Stream ports, and memories that can be loaded, by rising offset."""
     rows = [
         Register("magic", 0x00, "ro", f"0x{MAGIC:08X}, the letters TCMP"),
         Register("version", 0x04, "ro", f"version of this map: {MAP_VERSION}"),
@@ -87,6 +95,16 @@ def register_map(inputs: int, outputs: int) -> list[Register]:
             Register(
                 f"input_{k}_stalled", 0x44 + 8 * k, "ro", f"cycles with TVALID, no TREADY at input {k}, modulo 2^32"
             ),
+        ]
+    if memories:
+        rows += [
+            Register(
+                "load_place",
+                0xB8,
+                "rw",
+                "memory to load from word 0 on, pieces of its words less 1, bit 31: hold all in reset",
+            ),
+            Register("load_data", 0xBC, "wo", "the next 32 bits of the memory, lowest first"),
         ]
     for k in range(outputs):
         rows += [
@@ -130,6 +148,12 @@ def fields(register: Register, inputs: int) -> list[Field]:
                 Field(f"input_{k}_late", 3 + 2 * k, 1, "w1c", f"a TLAST was missing at input {k}"),
             ]
         return rows
+    if register.name == "load_place":
+        return [
+            Field("memory", 0, 16, "rw", "number of the memory"),
+            Field("pieces", 16, 15, "rw", "pieces of 32 bits of a word, less 1"),
+            Field("hold", HOLD, 1, "rw", "all but the control port is held in reset"),
+        ]
     return [Field("value", 0, 32, register.access, register.description)]
 
 
@@ -141,6 +165,8 @@ class Control:
     ----------
     inputs, outputs : int
         Numbers of AXI4-Stream ports.
+    memories : int
+        Number of memories that can be loaded.
 
     Members
     -------
@@ -152,21 +178,28 @@ class Control:
         Constant: the digest of the build, word 0 in the low bits.
     in<k>_<event>, out<k>_<event> : In(1)
         Events of the AXI4-Stream ports; see `hw.axi_stream`.
+    load_<part> : Out
+        Where memories can be loaded, the load bus; see `LOAD_BUS`.
+    load_hold : Out(1)
+        There too: whether all else is to be held in reset.
     """
 
     inputs: int
     outputs: int
+    memories: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.inputs <= MOST_INPUTS:
             raise ValueError(f"an accelerator must have 1 to {MOST_INPUTS} inputs, not {self.inputs}")
         if self.outputs < 1:
             raise ValueError(f"an accelerator must have at least 1 output, not {self.outputs}")
+        if not 0 <= self.memories <= MOST_MEMORIES:
+            raise ValueError(f"at most {MOST_MEMORIES} memories can be loaded, not {self.memories}")
 
     @property
     def registers(self) -> list[Register]:
         """The register map."""
-        return register_map(self.inputs, self.outputs)
+        return register_map(self.inputs, self.outputs, self.memories)
 
     @property
     def address_width(self) -> int:
@@ -199,10 +232,16 @@ class Control:
         )
 
     @property
+    def loading(self) -> dict[str, int]:
+        """Outputs that load memories, with their bits."""
+        return {**LOAD_BUS, "load_hold": 1} if self.memories else {}
+
+    @property
     def signature(self) -> dict[str, wiring.Member]:
         """Ports of the component."""
         pins = {name: (In if way == "input" else Out)(width) for name, (way, width) in self.external.items()}
-        return pins | {"identity": In(32 * IDENTITY_WORDS)} | {name: In(1) for name in self.events}
+        loading = {name: Out(width) for name, width in self.loading.items()}
+        return pins | {"identity": In(32 * IDENTITY_WORDS)} | {name: In(1) for name in self.events} | loading
 
     def component(self) -> wiring.Component:
         """The gateware."""
@@ -228,6 +267,9 @@ class Registers:
         self._latch: int | None = None
         self._clear_errors = 0
         self._clear_counters = False
+        self.place = self._place = 0
+        self._next = (0, 0)
+        self.loaded: list[tuple[int, int, int, int]] = []
 
     def read(self, address: int) -> tuple[int, int]:
         """Data and response of a read in this cycle."""
@@ -242,6 +284,7 @@ class Registers:
         if name.startswith("identity_"):
             return self.identity[int(name.removeprefix("identity_"))]
         fixed = {"magic": MAGIC, "version": MAP_VERSION, "control": 0, "status": self.errors | self.busy}
+        fixed |= {"load_place": self.place, "load_data": 0}
         if name in fixed:
             return fixed[name]
         return self.high if name.endswith("_high") else self.counters[name.removesuffix("_low")]
@@ -254,6 +297,13 @@ class Registers:
         written = data & sum(0xFF << (8 * k) for k in range(4) if strobe >> k & 1)
         if row.name == "control":
             self._clear_counters = bool(written & 1)
+        elif row.name == "load_place":
+            self._place, self._next = written, (0, 0)
+        elif row.name == "load_data":
+            word, piece = self._next
+            self.loaded.append((self.place & 0xFFFF, word, piece, written))
+            more = piece < self.place >> 16 & 0x7FFF
+            self._next = (word, piece + 1) if more else ((word + 1) % (1 << LOAD_BUS["load_word"]), 0)
         else:
             self._clear_errors = written
         return OKAY
@@ -272,7 +322,9 @@ class Registers:
         begun = [bool(events.get(f"{p}_begun")) for p in ins]
         self.busy = any(frames) or any(begun) or len(set(self.flight)) > 1
         frames += [bool(events.get(f"out{k}_frame_out")) for k in range(self.control.outputs)]
-        self.flight = [(n + f) % (1 << FLIGHT_BITS) for n, f in zip(self.flight, frames, strict=True)]
+        held = bool(self.place >> HOLD & 1)
+        self.flight = [0 if held else (n + f) % (1 << FLIGHT_BITS) for n, f in zip(self.flight, frames, strict=True)]
+        self.place = self._place
         self._latch, self._clear_errors, self._clear_counters = None, 0, False
 
     def _count(self, events: Mapping[str, bool]) -> None:
@@ -300,6 +352,7 @@ class _Control(wiring.Component):
         self.control = control
         self.cycles = Signal(64)
         self.busy_cycles = Signal(64)
+        self.place = Signal(32)
         super().__init__(control.signature)
 
     def elaborate(self, platform: object) -> Module:
@@ -307,9 +360,14 @@ class _Control(wiring.Component):
         awake = Signal()
         m.d.sync += awake.eq(1)
         clear_errors, clear_counters = self._writes(m, awake)
+        hold: Value = Const(0, 1)
         values = {"control": Const(0, 32), "magic": Const(MAGIC, 32), "version": Const(MAP_VERSION, 32)}
         values |= {f"identity_{k}": self.identity.word_select(k, 32) for k in range(IDENTITY_WORDS)}
-        busy = self._busy(m)
+        if self.control.memories:
+            self._next_place(m)
+            values |= {"load_place": self.place, "load_data": Const(0, 32)}
+            hold = self.load_hold
+        busy = self._busy(m, hold)
         values["status"] = Cat(busy, Const(0, 1), self._errors(m, clear_errors))
         values |= self._counters(m, busy, clear_counters)
         self._reads(m, awake, values)
@@ -341,9 +399,21 @@ class _Control(wiring.Component):
                             m.d.sync += self.s_bresp.eq(OKAY)
                             if row.name == "control":
                                 m.d.comb += clear_counters.eq(written[0])
+                            elif row.name == "load_place":
+                                m.d.sync += [self.place.eq(written), self.load_word.eq(0), self.load_piece.eq(0)]
+                            elif row.name == "load_data":
+                                m.d.sync += [self.load_go.eq(1), self.load_data.eq(written)]
                             else:
                                 m.d.comb += clear_errors.eq(written)
         return clear_errors, clear_counters
+
+    def _next_place(self, m: Module) -> None:
+        """Behind a piece that stands on the load bus comes the place of the next one."""
+        m.d.comb += [self.load_memory.eq(self.place[:16]), self.load_hold.eq(self.place[HOLD])]
+        with m.If(self.load_go):
+            m.d.sync += [self.load_go.eq(0), self.load_piece.eq(self.load_piece + 1)]
+            with m.If(self.load_piece == self.place[16:HOLD]):
+                m.d.sync += [self.load_piece.eq(0), self.load_word.eq(self.load_word + 1)]
 
     def _errors(self, m: Module, clear: Value) -> Value:
         """Error bits that stay; an error in the cycle in which its bit is cleared is kept."""
@@ -356,13 +426,13 @@ class _Control(wiring.Component):
         m.d.sync += errors.eq((errors & ~clear[2 : 2 + len(events)]) | events)
         return errors
 
-    def _busy(self, m: Module) -> Value:
-        """Whether, two cycles ago, a frame was partly taken or had not left by all outputs."""
+    def _busy(self, m: Module, hold: Value) -> Value:
+        """Whether, two cycles ago, a frame was partly taken or had not left by all outputs; none is inside while all is held."""
         frames = [getattr(self, f"in{k}_frame_in") for k in range(self.control.inputs)]
         begun = [getattr(self, f"in{k}_begun") for k in range(self.control.inputs)]
         ended = frames + [getattr(self, f"out{k}_frame_out") for k in range(self.control.outputs)]
         flight = [Signal(FLIGHT_BITS, name=f"flight_{k}") for k in range(len(ended))]
-        m.d.sync += [number.eq(number + event) for number, event in zip(flight, ended, strict=True)]
+        m.d.sync += [number.eq(Mux(hold, 0, number + event)) for number, event in zip(flight, ended, strict=True)]
         busy = Signal()
         m.d.sync += busy.eq(Cat(*frames, *begun, *(number != flight[0] for number in flight[1:])).any())
         return busy

@@ -99,6 +99,13 @@ Board = Annotated[
 Baud = Annotated[
     int | None, typer.Option(metavar="N", help="Bits per second on the board's serial line [default: 1000000].")
 ]
+Loadable = Annotated[
+    bool | None, typer.Option("--loadable", help="Other weights can be loaded at run time, over the control port.")
+]
+Like = Annotated[
+    str | None,
+    typer.Option(metavar="BUILD", help="For the hardware of this --loadable build: other contents of its memories."),
+]
 DumpIr = Annotated[bool, typer.Option("--dump-ir", help="Print both levels of the IR (stderr with --json).")]
 Explain = Annotated[bool, typer.Option(help="Say for each layer how it was decided.")]
 
@@ -183,6 +190,8 @@ def build(
     board: Board = None,
     baud: Baud = None,
     permute: Permute = None,
+    loadable: Loadable = None,
+    like: Like = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Replace the build directory.")] = False,
     config: Config = None,
     dump_ir: DumpIr = False,
@@ -541,6 +550,7 @@ def _screen(as_json: bool, quiet: bool, verbose: bool) -> Any:
 OPTION_NAMES = (
     "shape", "input_type", "from_node", "until_node", "ternary", "weights", "prune", "act_bits", "ranges", "equalize",
     "reference", "pe", "simd", "fold", "fps", "clock_mhz", "form", "target", "board", "baud", "permute",
+    "loadable", "like",
 )  # fmt: skip
 
 

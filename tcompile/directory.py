@@ -169,6 +169,9 @@ def _readme(report: Json, board: BoardPlan | None) -> str:
         f"| synth/{board.name}.mk | `make -C synth {board.name}.bit` makes the bitstream |",
         "| host/serial_frames.py, host/board.json | frames through the serial line: `python host/serial_frames.py --help` |",
     ]  # fmt: skip
+    loading = [
+        "| host/weights.bin | writes to the control port that load this network's weights into the hardware: pairs of register and value |"
+    ] if report["options"].get("loadable") or report["options"].get("like") else []  # fmt: skip
     return "\n".join(
         [
             "# An accelerator in Verilog",
@@ -191,6 +194,7 @@ def _readme(report: Json, board: BoardPlan | None) -> str:
             "| network.ir, mapping.json | the integer network as text, and its folding |",
             "| model.lowered.onnx | what onnxruntime runs as the reference |",
             *around,
+            *loading,
             "",
             "Ports: AXI4-Stream s_axis_0 ... and m_axis_0 ..., AXI4-Lite s_axi_control; widths and registers are in report.html.",
             "",

@@ -65,6 +65,10 @@ class BuildOptions(_Options):
     form : {"auto", "engine", "serial", "parallel"}
         Kind of hardware of linear layers: lanes with weights in memory, or graphs of adders for digits or for whole
         words. ``auto``: with `fps` or `target` what costs least, else engines.
+    loadable : bool
+        Whether other weights can be loaded at run time: all layers are engines, and memories can be written.
+    like : str or None
+        Build directory with `loadable` whose hardware this network is for: the same Verilog, other contents of memories.
     """
 
     shape: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
@@ -88,6 +92,8 @@ class BuildOptions(_Options):
     baud: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     permute: bool | None = None
     form: Literal["auto", "engine", "serial", "parallel"] = "auto"
+    loadable: bool = False
+    like: str | None = None
 
     @field_validator("ternary")
     @classmethod
@@ -127,6 +133,16 @@ class BuildOptions(_Options):
             raise ValueError("fps chooses pe and simd; give either, or single layers in a folding file")
         if self.target is not None and {"pe", "simd"} & self.model_fields_set and not self.prune:
             raise ValueError("target chooses pe and simd; give either, or single layers in a folding file")
+        if self.loadable and self.form not in ("auto", "engine"):
+            raise ValueError(f"weights of a {self.form} graph are its structure, and cannot be loaded; leave form open")
+        if self.loadable and self.permute:
+            raise ValueError("an order of channels that fits these weights is of no use for others; leave permute out")
+        if (self.loadable or self.like) and self.board:
+            raise ValueError("a board's serial line carries frames only, and loads no weights; leave board out")
+        fixed = self.model_fields_set & {"fold", "fps", "target", "form", "permute", "loadable", "clock_mhz"}
+        fixed |= set() if self.prune else self.model_fields_set & {"pe", "simd"}
+        if self.like is not None and fixed:
+            raise ValueError(f"like takes the hardware as it was built; leave out {', '.join(sorted(fixed))}")
         if self.board is None and "baud" in self.model_fields_set:
             raise ValueError("baud is the speed of a board's serial line; give a board too")
         return self
@@ -169,4 +185,6 @@ class BuildOptions(_Options):
         found = self.model_dump(mode="json", exclude_unset=True)
         if isinstance(self.fold, str):
             found["fold"] = PurePath(self.fold).name
+        if self.like is not None:
+            found["like"] = PurePath(self.like).name
         return {key: value for key, value in found.items() if value not in (None, {})}

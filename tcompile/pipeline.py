@@ -16,7 +16,7 @@ import onnx
 from tcompile import reference
 from tcompile.bundle import Bundle, check_target, replace_file
 from tcompile.data import read_npz, read_text, test_split
-from tcompile.directory import contents, read_build
+from tcompile.directory import Directory, contents, read_build
 from tcompile.emit.board import BoardPlan, plan_board
 from tcompile.errors import InternalError, ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
@@ -35,6 +35,7 @@ from tcompile.mapping.cost import cost, cost_behind
 from tcompile.mapping.devices import room
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
+from tcompile.mapping.loadable import loadable, mapped_like
 from tcompile.mapping.network import Mapped, map_network, plan_layers
 from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of, tasks
 from tcompile.options import BuildOptions, Simulator
@@ -456,11 +457,37 @@ def build(compiled: Compiled, options: BuildOptions) -> Built:
         A folding that cannot be, or a target out of reach; a board's clock or baud that cannot be had.
     """
     board = None if options.board is None else plan_board(options.board, options.clock_mhz, options.baud)
-    graph = compiled.lowered.graph
-    mapped = map_network(graph, choice_of(graph, options))
+    graph, clock_mhz = compiled.lowered.graph, options.clock_mhz
+    if options.like is not None:
+        built = read_build(Path(options.like))
+        mapped, clock_mhz = _like(graph, built), float(built.report["performance"]["clock_mhz"])
+    elif options.loadable:
+        mapped = _loadable(graph, options)
+    else:
+        mapped = map_network(graph, choice_of(graph, options))
     probes = tuple(replace(p, order=mapped.orders.get(p.value)) for p in compiled.network.probes)
     compiled = replace(compiled, network=replace(compiled.network, graph=mapped.graph, probes=probes))
-    return Built(compiled, mapped, with_hardware(dict(compiled.report), mapped.graph, mapped, options.clock_mhz), board)
+    return Built(compiled, mapped, with_hardware(dict(compiled.report), mapped.graph, mapped, clock_mhz), board)
+
+
+def _loadable(graph: Graph, options: BuildOptions) -> Mapped:
+    """Hardware for a network's structure, with its weights as the first ones."""
+    graph = loadable(graph)
+    mapped = map_network(graph, replace(choice_of(graph, options), form="engine", permute=False))
+    graphs = tuple(p.label for p in mapped.plans.values() if p.fold.form != "engine")
+    if graphs:
+        message = "must be engines for their weights to be loaded, and the folding file makes them graphs"
+        raise UsageError(Problem("not-loadable", message, graphs, "leave their form out of the folding file"))
+    return mapped
+
+
+def _like(graph: Graph, built: Directory) -> Mapped:
+    """A network on the hardware of a build, as other contents of its memories."""
+    design = built.design()
+    if not design.loadable:
+        message = f"{printable(str(built.path))} must be a build whose weights can be loaded, and is not"
+        raise UsageError(Problem("not-loadable", message, hint="build it again with --loadable"))
+    return mapped_like(loadable(graph, built.network.graph), built.recipe, design, built.network.graph)
 
 
 def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:

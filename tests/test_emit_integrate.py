@@ -21,10 +21,11 @@ import onnx
 import pytest
 
 import tcompile
-from hw.axi_lite import Control, Registers
+from hw.axi_lite import Registers
 from tcompile.accelerator import Accelerator
 from tcompile.ir.interpret import interpret
 from tcompile.mapping.design import Design, Edge
+from tcompile.simulate.netlist import control_of
 from tcompile.simulate.packing import to_bytes
 from tests.models import Net, typed
 
@@ -102,6 +103,21 @@ def problems(schema, text: bytes) -> list[str]:
 
 def test_component_is_valid_ip_xact(schema, folder):
     assert problems(schema, (folder / "component.xml").read_bytes()) == []
+
+
+@pytest.fixture(name="opened", scope="module")
+def _opened(tmp_path_factory) -> tuple[Accelerator, Path]:
+    """A build whose weights can be loaded."""
+    folder = tmp_path_factory.mktemp("loadable")
+    onnx.save(network(), folder / "model.onnx")
+    built = tcompile.compile(folder / "model.onnx", pe=2, simd=2, loadable=True)
+    built.write(folder / "build")
+    return built, folder / "build"
+
+
+def test_component_with_registers_that_load_is_valid(schema, opened):
+    text = (opened[1] / "component.xml").read_bytes()
+    assert problems(schema, text) == [] and b"load_place" in text
 
 
 @pytest.mark.parametrize(
@@ -492,7 +508,7 @@ class Board:
         network, mapped = accelerator._built.compiled.network, accelerator._built.mapped
         self.graph, self.design = network.graph, mapped.design
         words = tuple(identity >> 32 * k & 0xFFFFFFFF for k in range(8))
-        self.map = Registers(Control(len(self.design.inputs), len(self.design.outputs)), words)
+        self.map = Registers(control_of(self.design), words)
         self.buffers: list[Memory] = []
         self.waiting: dict[str, list[np.ndarray]] = {f"s_axis_{e.port}": [] for e in self.design.inputs}
         self.ready: dict[str, list[bytes]] = {f"m_axis_{e.port}": [] for e in self.design.outputs}
@@ -663,6 +679,22 @@ def test_driver_tells_of_frames_of_wrong_length_wrong(driver, board, folder):
         found.run({n: golden[n] for n in board.waiting})
     found.clear()
     assert not any(found.status().values())
+
+
+def test_driver_writes_all_that_loads(driver, opened):
+    built, folder = opened
+    board = Board(built, identity_of(folder))
+    found = driver(board, board.dmas, allocate=board.allocate, folder=folder / "host")
+    found.load(folder / "host/weights.bin")
+    memories = sum(len(i.memories) for i in board.design.instances)
+    assert len({memory for memory, *_ in board.map.loaded}) == memories > 0
+    assert board.map.place == 0
+
+
+def test_driver_of_a_build_with_constants_loads_nothing_wrong(driver, board, opened):
+    found = driver(board, board.dmas, allocate=board.allocate)
+    with pytest.raises(RuntimeError, match="built without --loadable"):
+        found.load(opened[1] / "host/weights.bin")
 
 
 def test_driver_reads_counters(driver, board):

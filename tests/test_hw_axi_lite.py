@@ -170,6 +170,74 @@ def test_random_transactions_are_answered_as_by_the_model(seed):
     assert {OKAY, SLVERR} == set(log.writes) == {response for _, response in log.reads}
 
 
+LOADED = Control(1, 1, memories=5)
+LOAD_PLACE, LOAD_DATA = (next(r.offset for r in LOADED.registers if r.name == f"load_{n}") for n in ("place", "data"))
+
+
+def load_bus(writes: Sequence[Write], seed: int | None, cycles: int) -> list[tuple[int, ...]]:
+    """Memory, word, piece and data of all that stood on the load bus."""
+    dut, seen = LOADED.component(), []
+    master = Master(dut, writes, [], seed)
+
+    async def drive(ctx):  # type: ignore[no-untyped-def]
+        for cycle in range(cycles):
+            master.drive(ctx, cycle)
+            if ctx.get(dut.load_go):
+                seen.append(tuple(ctx.get(getattr(dut, f"load_{n}")) for n in ("memory", "word", "piece", "data")))
+            await ctx.tick()
+
+    m = Module()
+    m.submodules.dut = dut
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(drive)
+    simulator.run()
+    assert len(master.log.writes) == len(writes)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_load_bus_carries_what_the_model_loads(seed):
+    random = np.random.default_rng(seed)
+    writes = []
+    for _ in range(3):
+        pieces = int(random.integers(1, 4))
+        writes.append((LOAD_PLACE, int(random.integers(0, 5)) | pieces - 1 << 16, 15))
+        data = random.integers(0, 1 << 32, int(random.integers(1, 8)))
+        writes += [(LOAD_DATA, int(d), int(random.choice([15, 15, 5]))) for d in data]
+    model = Registers(LOADED)
+    for write in writes:
+        assert model.write(*write) == OKAY
+        model.tick({})
+    assert load_bus(writes, seed, 400) == model.loaded
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loading_is_answered_as_by_the_model(seed):
+    random = np.random.default_rng(seed)
+    places = [LOAD_PLACE, LOAD_DATA, LOADED.registers[3].offset]
+    writes = [
+        (int(random.choice(places)), int(random.integers(0, 1 << 32)), int(random.integers(0, 16))) for _ in range(30)
+    ]
+    reads = [int(random.choice(places)) for _ in range(40)]
+    log = talk(writes, reads, control=LOADED, seed=seed, events=random_events(seed, LOADED), cycles=400)
+    assert set(log.writes) == {OKAY}
+
+
+def test_while_all_is_held_no_frame_is_inside():
+    events = {0: {"in0_frame_in"}}
+    hold, reads = [(LOAD_PLACE, 1 << 31, 15)], [LOADED.registers[3].offset] * 12
+    for writes, last in (([], 1), (hold, 0), ([*hold, (LOAD_PLACE, 0, 15)], 0)):
+        log = talk(writes, reads, control=LOADED, events=lambda c: events.get(c, set()))
+        assert [data for data, _ in log.reads][-1] == last
+
+
+def test_an_accelerator_with_constant_memories_has_nothing_to_load_wrong():
+    assert talk([(LOAD_PLACE, 0, 15), (LOAD_DATA, 0, 15)]).writes == [SLVERR] * 2
+    with pytest.raises(ValueError, match="at most 65536 memories"):
+        Control(1, 1, 65537)
+
+
 def test_every_register_is_read_as_in_the_model():
     reads = [row.offset for row in CONTROL.registers]
     log = talk(reads=reads, events=random_events(9), cycles=200)
@@ -332,7 +400,7 @@ def test_what_cannot_be_described_is_refused_wrong(inputs, outputs, why):
 
 def test_map_is_the_one_in_the_documentation():
     page = (Path(__file__).parent.parent / "docs" / "hardware" / "axi.md").read_text(encoding="utf-8")
-    for row in register_map(1, 1):
+    for row in register_map(1, 1, memories=1):
         port = row.name.startswith(("input_", "output_"))
         offset = f"`0x{row.offset:02X}`" + " + 8k" * port
         name, what = (

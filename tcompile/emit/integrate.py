@@ -11,9 +11,10 @@ from typing import Any
 
 from hw.axi_lite import Control, Field, Register, Registers, fields
 from hw.axi_stream import tdata_width
+from tcompile.emit.loading import loading_file
 from tcompile.emit.top import Rtl
 from tcompile.mapping.design import Design, Edge
-from tcompile.simulate.netlist import CONTROL, Pin
+from tcompile.simulate.netlist import CONTROL, Pin, control_of
 from tcompile.templates import render
 from tcompile.version import __version__
 
@@ -121,7 +122,7 @@ class Integration:
     def of(cls, design: Design, rtl: Rtl) -> Integration:
         """The description of a design whose Verilog was written."""
         pins = rtl.netlist.pins
-        control = Control(len(design.inputs), len(design.outputs))
+        control = control_of(design)
         return cls(
             top=design.name,
             version=__version__,
@@ -147,6 +148,8 @@ def integration_files(design: Design, rtl: Rtl) -> dict[str, bytes]:
         name.format(top=found.top): render(template, found, escape="html" if name.endswith(".xml") else "none")
         for name, template in TEMPLATES.items()
     }
+    if design.loadable:
+        files["host/weights.bin"] = loading_file(rtl.netlist, control_of(design))
     return files | {"host/registers.json": _registers_json(found)}
 
 

@@ -1,4 +1,4 @@
-"""Memory files for ``$readmemh``; memories that hold the same share one."""
+"""Memory files for ``$readmemh``; constant memories that hold the same share one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ def hex_text(words: Iterable[int], width: int) -> bytes:
     return "".join(map(form.format, words)).encode()
 
 
-def memory_files(roms: Iterable[Rom]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Files by name, and the name of each memory's file; the first memory with a content gives the name."""
+def memory_files(roms: Iterable[Rom], *, loadable: bool = False) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files by name, and the name of each memory's file; the first memory with a content gives the name.
+
+    Memories that can be loaded have files of their own, with a word for every place.
+    """
     files: dict[str, bytes] = {}
     owners: dict[bytes, str] = {}
     names: dict[str, str] = {}
     for rom in roms:
-        content = hex_text(rom.words, rom.shape.width)
+        content = hex_text(rom.filled if loadable else rom.words, rom.shape.width)
+        if loadable:
+            owners = {}
         name = owners.setdefault(content, f"{rom.name}.mem")
         files[name] = content
         names[rom.name] = name

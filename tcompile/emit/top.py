@@ -6,11 +6,12 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from hw.axi_lite import Control
 from hw.block import pack
 from tcompile.emit.memories import memory_files
 from tcompile.emit.verilog import Module, Written, modules
 from tcompile.mapping.design import Design
-from tcompile.simulate.netlist import Net, Netlist, Pin, netlist
+from tcompile.simulate.netlist import Cell, Net, Netlist, Pin, netlist
 from tcompile.templates import render
 
 __all__ = ["Rtl", "rtl", "rtl_files"]
@@ -63,6 +64,7 @@ class _Top:
     cells: tuple[_Cell, ...]
     roms: tuple[_Rom, ...]
     identity: str
+    loadable: bool
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,20 @@ def rtl_files(design: Design) -> dict[str, bytes]:
 def rtl(design: Design) -> Rtl:
     """Files below ``rtl``, and what the top level looks like from outside; its file is named after the design.
 
-    The identity that the control registers show is the SHA-256 of everything else in the folder.
+    The identity that the control registers show is the SHA-256 of everything else in the folder, without the contents of memories
+    that can be loaded.
     """
     net = netlist(design, (0,) * 8)
     written = modules(c.block for c in net.cells)
-    memories, names = memory_files(net.roms)
+    memories, names = memory_files(net.roms, loadable=net.loadable)
     files = {f"rtl/{m.name}.v": render("rtl/block.v.j2", _Block(m.text)) for m in written.values()}
-    files |= {f"rtl/{name}": content for name, content in memories.items()}
-    files["rtl/tc_rom.v"] = render("rtl/rom.v.j2", _Nothing())
-    identity = identity_of({**files, "top": render("rtl/top.v.j2", _top(net, written, names))})
+    kind = "ram" if net.loadable else "rom"
+    files[f"rtl/tc_{kind}.v"] = render(f"rtl/{kind}.v.j2", _Nothing())
+    contents = {f"rtl/{name}": content for name, content in memories.items()}
+    fixed = files if net.loadable else files | contents
+    identity = identity_of({**fixed, "top": render("rtl/top.v.j2", _top(net, written, names))})
     known = replace(net, identity=pack(identity, 32))
-    files[f"rtl/{design.name}.v"] = render("rtl/top.v.j2", _top(known, written, names))
+    files |= contents | {f"rtl/{design.name}.v": render("rtl/top.v.j2", _top(known, written, names))}
     return Rtl({name: files[name] for name in sorted(files, key=PurePosixPath)}, known)
 
 
@@ -112,15 +117,25 @@ def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) ->
         net.name,
         net.pins,
         net.nets,
-        tuple(_cell(c.name, written[c.block], dict(c.wires)) for c in net.cells),
+        tuple(_cell(c, written[c.block], net.loadable) for c in net.cells),
         tuple(
-            _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data)
+            _Rom(
+                r.name,
+                r.shape.width,
+                len(r.filled if net.loadable else r.words),
+                r.shape.address_width,
+                names[r.name],
+                r.address,
+                r.data,
+            )
             for r in net.roms
         ),
         f"{net.identity:064x}",
+        net.loadable,
     )
 
 
-def _cell(name: str, module: Module, wires: dict[str, str]) -> _Cell:
-    wires |= {"clk": "ap_clk", "rst": "reset"}
-    return _Cell(module.name, f"u_{name}", tuple((port, wires[port]) for port in sorted(module.ports)))
+def _cell(cell: Cell, module: Module, loadable: bool) -> _Cell:
+    held = loadable and not isinstance(cell.block, Control)
+    wires = {**cell.wires, "clk": "ap_clk", "rst": "held" if held else "reset"}
+    return _Cell(module.name, f"u_{cell.name}", tuple((port, wires[port]) for port in sorted(module.ports)))

@@ -34,7 +34,10 @@ class Input(IntNode):
 
 @dataclass(frozen=True, kw_only=True)
 class Conv(IntNode):
-    """Σ weight · window; weight (M, C/group, kh, kw); places outside the image hold `pad_code`."""
+    """Σ weight · window; weight (M, C/group, kh, kw); places outside the image hold `pad_code`.
+
+    Where other weights may be loaded, `bits` is how many each of them may have; else 0.
+    """
 
     weight: Tensor
     strides: tuple[int, ...]
@@ -42,13 +45,15 @@ class Conv(IntNode):
     dilations: tuple[int, ...]
     group: int = 1
     pad_code: int = 0
+    bits: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(IntNode):
-    """Σ weight · x over the last axis; weight (M, K)."""
+    """Σ weight · x over the last axis; weight (M, K); `bits` as that of `Conv`."""
 
     weight: Tensor
+    bits: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +86,14 @@ class AddScaled(IntNode):
 
 @dataclass(frozen=True, kw_only=True)
 class Requantize(IntNode):
-    """A step function of each element; parameters per channel along `axis`, or shared by all channels."""
+    """A step function of each element; parameters per channel along `axis`, or shared by all channels.
+
+    Where other steps may be loaded, `levels` is how many values each channel's function may have; else 0.
+    """
 
     form: Requantizer = field()
     axis: int = 1
+    levels: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

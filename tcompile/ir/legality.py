@@ -7,7 +7,7 @@ recomputed from those of the inputs, channel by channel, so that every declared 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from math import prod
@@ -22,7 +22,7 @@ from tcompile.ir.graph import Graph, IntType, Node
 from tcompile.ir.interpret import apply
 from tcompile.ir.requantizers import Comparators, Division, Requantizer, Shift, Table
 
-__all__ = ["COMMON", "INTEGER", "REAL", "Rule", "check"]
+__all__ = ["COMMON", "INTEGER", "REAL", "Rule", "check", "interval"]
 
 WIDEST = 64  # bits of any value
 WEIGHT = (-256, 255)  # 9 bits
@@ -365,6 +365,13 @@ def _intervals(graph: Graph) -> list[Problem]:
             lo, hi = _declared(node)
         found[node.name] = lo, hi
     return problems
+
+
+def interval(node: I.IntNode, types: Sequence[IntType]) -> tuple[int, int]:
+    """Smallest and largest value that an operation makes of inputs of these types."""
+    ends = [(np.full((1,) * len(t.shape), t.lo), np.full((1,) * len(t.shape), t.hi)) for t in types]
+    lo, hi = _interval(node, ends, list(types))
+    return int(lo.min()), int(hi.max())
 
 
 def _type(node: Node) -> IntType:

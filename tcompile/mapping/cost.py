@@ -19,11 +19,11 @@ from tcompile.ir import integer as I
 from tcompile.ir.graph import IntType, Node
 from tcompile.mapping.converters import FORK_DEPTH, pooled
 from tcompile.mapping.estimate import Family, Resources, estimate_block, estimate_parallel, estimate_serial
-from tcompile.mapping.geometry import bus_of, engine_block
+from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.graphs import guessed_adders, input_bounds, offsets, window_geometry
 from tcompile.mapping.plan import Carried, Plan, Task
 from tcompile.mapping.requantize import is_identity, requantizer
-from tcompile.mapping.schedule import engine_geometry
+from tcompile.mapping.schedule import linear_engine
 
 __all__ = ["cost", "cost_behind"]
 
@@ -67,16 +67,15 @@ def _run(plan: Plan, maker: Node | None) -> int:
         return prod(maker.kernel)
     if maker is None or plan.fold.form != "engine":
         return 1
-    return plan.shortest // (plan.fold.pe // plan.fold.leaving)
+    return 1 if plan.layer.bits else plan.shortest // (plan.fold.pe // plan.fold.leaving)
 
 
 def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
     i, o = bus_of(_padded(task), layer.lanes_in(fold)), bus_of(task.out, fold.pe)
-    engine = engine_block(
-        "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), plan.entries, plan.shortest,
-        tiles=max(1, plan.kept), weight_width=layer.width, doubles=layer.doubles,
-    )  # fmt: skip
+    engine = linear_engine(
+        layer, fold, i, o, entries=plan.entries, shortest=plan.shortest, kept=plan.kept, tiles=plan.tiles
+    )
     return [engine] if fold.leaving == fold.pe else [engine, Narrow(o, fold.leaving, layer.MH)]
 
 

@@ -52,6 +52,8 @@ class Instance:
         Contents of each of the block's memories.
     layer : str
         Node of the integer network that it belongs to.
+    loadable : bool
+        Whether the contents of its memories can be replaced through the control port.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Instance:
     outputs: tuple[str, ...]
     memories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layer: str = ""
+    loadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,16 @@ class Design:
     streams: Mapping[str, Stream]
     inputs: tuple[Edge, ...]
     outputs: tuple[Edge, ...]
+
+    @property
+    def loadable(self) -> bool:
+        """Whether the contents of memories can be replaced through the control port: of all, or of none."""
+        return any(i.loadable for i in self.instances)
+
+    @property
+    def memories(self) -> int:
+        """Memories of all instances that these only read."""
+        return sum(len(i.memories) for i in self.instances)
 
     def producer(self, stream: str) -> Instance:
         """The instance that gives a stream."""

@@ -28,7 +28,7 @@ from hw.argmax import ArgMax
 from hw.arithmetic import OPERANDS, signed_digits, signed_width
 from hw.axi_lite import Control
 from hw.axi_stream import AxisIn, AxisOut
-from hw.block import Block, Words
+from hw.block import Block, Memory, Words
 from hw.comparators import Comparators
 from hw.concat import Concat
 from hw.constant import Node
@@ -65,6 +65,7 @@ __all__ = [
 Family = Literal["ecp5", "xcup"]
 FAMILIES: tuple[Family, ...] = ("ecp5", "xcup")
 FALLBACK = "Block"  # the kind of those that were never fitted
+PIECE, PIECE_LUTS = 32, 5  # bits that are loaded at a time, and LUTs that see whether it is their turn
 COEFFICIENTS = Path(__file__).with_name("resources.json")
 
 
@@ -131,6 +132,8 @@ def estimate(instance: Instance, family: Family = "ecp5") -> Resources:
 def _placed(instance: Instance, family: Family) -> Made:
     """What a block is made of when what its memories hold is known."""
     block, words = instance.block, instance.memories
+    if instance.loadable:
+        return made(block, family)
     if isinstance(block, Quotient) and _divisor_is_fixed(block, words.get("params", ())):
         return quotient(block, family, fixed=True)
     if isinstance(block, Engine) and "weights" in words:
@@ -173,12 +176,21 @@ def estimate_block(
 
 
 def roms(instance: Instance, family: Family) -> list[Amounts]:
-    """LUTs, flip-flops and block RAMs of the constant memories of an instance."""
+    """LUTs, flip-flops and block RAMs of the memories that an instance only reads."""
+    if instance.loadable:
+        return [_loadable(shape, family) for shape in instance.block.memories.values()]
     found = []
     for name, shape in instance.block.memories.items():
         words = instance.memories.get(name)
         found.append(_rom(shape.depth, shape.width) if words is None else _filled(words, shape.width, family))
     return [_memory(rom, family) for rom in found]
+
+
+def _loadable(shape: Memory, family: Family) -> Amounts:
+    """A memory that can be loaded: each piece of its words is written on its own."""
+    pieces = [Ram("sync", shape.depth, min(PIECE, shape.width - low)) for low in range(0, shape.width, PIECE)]
+    lut, ff, blocks = (sum(column) for column in zip(*(_memory(piece, family) for piece in pieces), strict=True))
+    return lut + PIECE_LUTS * len(pieces), ff, int(blocks)
 
 
 def block_rams(instance: Instance, family: Family) -> dict[str, int]:

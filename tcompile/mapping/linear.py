@@ -31,6 +31,8 @@ class Linear:
         Padding of each axis, filled with `code`.
     needs : Layout or None
         Layout that the input must have; None where any will do.
+    bits : int
+        Bits that weights may have where others can be loaded; 0 where these stay.
     """
 
     weights: np.ndarray
@@ -42,6 +44,7 @@ class Linear:
     after: tuple[int, ...]
     code: int
     needs: Layout | None = None
+    bits: int = 0
 
     @property
     def groups(self) -> int:
@@ -87,7 +90,7 @@ class Linear:
     @cached_property
     def width(self) -> int:
         """Bits of a weight, at least 2: a ternary weight is one Booth digit."""
-        return max(2, signed_width(int(self.weights.min(initial=0)), int(self.weights.max(initial=0))))
+        return max(2, self.bits, signed_width(int(self.weights.min(initial=0)), int(self.weights.max(initial=0))))
 
     @property
     def planes(self) -> int:
@@ -173,6 +176,7 @@ def _conv(node: I.Conv, source: Layout) -> Linear:
         node.pads[rank:],
         node.pad_code,
         needs,
+        node.bits,
     )
 
 
@@ -187,4 +191,4 @@ def _dense(node: I.Dense, source: Layout) -> Linear:
         weights = codes[:, source.order].reshape(1, rows, source.positions, source.channels)
         grid = kernel = source.grid
     ones, zeros = (1,) * len(grid), (0,) * len(grid)
-    return Linear(weights, grid, kernel, ones, ones, zeros, zeros, 0, needs)
+    return Linear(weights, grid, kernel, ones, ones, zeros, zeros, 0, needs, node.bits)

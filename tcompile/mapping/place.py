@@ -41,13 +41,13 @@ from tcompile.mapping.converters import (
 )
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.geometry import bus_of, engine_block
+from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.graphs import graph_from_json, graph_to_json, input_bounds, offsets, window_geometry
 from tcompile.mapping.layout import Layout, channels_last
 from tcompile.mapping.layouts import canonical_axis, layouts, usual
 from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
-from tcompile.mapping.schedule import engine_geometry, schedule
+from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 
 __all__ = ["Recipe", "between", "entrance", "place"]
 
@@ -127,6 +127,7 @@ class _Placer:
         self.waiting: dict[str, list[str]] = {}
         self.inputs: list[Edge] = []
         self.names: set[str] = set()
+        self.opens = any(map(self.is_open, graph))
 
     def design(self) -> Design:
         """What was placed, with the ports of the outputs."""
@@ -162,7 +163,8 @@ class _Placer:
             self.streams[stream.name] = stream
             made.append(stream)
         names = tuple(s.name for s in inputs)
-        self.instances.append(Instance(name, block, names, tuple(s.name for s in made), memories or {}, node.name))
+        ends = names, tuple(s.name for s in made)
+        self.instances.append(Instance(name, block, *ends, memories or {}, node.name, self.opens))
         return made
 
     def give(self, node: Node, stream: Stream) -> None:
@@ -239,12 +241,11 @@ class _Placer:
         if fold.form != "engine":
             self.constant(node, layer, fold)
             return
-        stream, geometry = self.window(node, layer, fold), engine_geometry(layer, fold)
-        plan = schedule(layer, fold, geometry)
+        stream, plan = self.window(node, layer, fold), schedule(layer, fold, engine_geometry(layer, fold))
         tiles = plan.tiles if plan.kept else np.zeros((1, fold.pe, 1 if layer.is_depthwise else fold.simd), np.int64)
-        block = engine_block(
-            "lane" if layer.is_depthwise else "dot", stream.bus, bus_of(node.type, fold.pe), geometry, len(plan.entries),
-            plan.shortest, tiles=len(tiles), weight_width=layer.width, doubles=layer.doubles,
+        block = linear_engine(
+            layer, fold, stream.bus, bus_of(node.type, fold.pe),
+            entries=len(plan.entries), shortest=plan.shortest, kept=plan.kept, tiles=plan.tiles_all,
         ).rounded()  # fmt: skip
         memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(tiles)}
         layout = self.layouts[node.name]
@@ -302,9 +303,13 @@ class _Placer:
         maker, parts, run = self.maker(stream.name), 1, 1
         if isinstance(maker.block, Narrow):
             parts, maker = maker.block.bus.lanes // maker.block.lanes, self.maker(maker.inputs[0])
-        if isinstance(maker.block, Engine):
+        if isinstance(maker.block, Engine) and not self.is_open(self.graph[maker.layer]):
             run = min(maker.block.row_blocks(maker.memories["schedule"])) // parts
         return max(1, run, self.recipe.pace // (2 * stream.beats))
+
+    def is_open(self, node: Node) -> bool:
+        """Whether other weights may be loaded into a layer: its schedule then tells nothing."""
+        return isinstance(node, (I.Conv, I.Dense)) and node.bits > 0
 
     def maker(self, stream: str) -> Instance:
         """The instance that gives a stream."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hw.block import Block, Bus
-from hw.comparators import Comparators, comparators_words
+from hw.comparators import FLAT_LEVELS, Comparators, comparators_words
 from hw.quotient import Quotient, QuotientChannel, quotient_words
 from hw.table import Table, table_words
 from tcompile.ir import integer as I
 from tcompile.ir.graph import IntType
 from tcompile.ir.requantizers import Comparators as ComparatorsForm
-from tcompile.ir.requantizers import Division, Shift
+from tcompile.ir.requantizers import Division, Shift, signed_width
 from tcompile.mapping.layout import Layout
 
 __all__ = ["channels_of_lanes", "is_identity", "requantizer"]
@@ -57,7 +57,7 @@ def requantizer(
     if isinstance(form, ComparatorsForm):
         thresholds, values = ([row.tolist() for row in part] for part in (form.thresholds, form.values))
         spread = [thresholds[c] for c in order], [values[c] for c in order]
-        block = Comparators.of(i, o, *spread)
+        block = _roomy(node, source, i, o, len(order)) if node.levels else Comparators.of(i, o, *spread)
         return block, comparators_words(block, *spread)
     if isinstance(form, (Division, Shift)):
         channels = _quotients(form)
@@ -72,6 +72,15 @@ def requantizer(
     arranged_tables, base = [tables[c] for c in order], [int(form.base[c]) for c in order]
     table = Table.of(i, o, arranged_tables)
     return table, table_words(table, base, arranged_tables)
+
+
+def _roomy(node: I.Requantize, source: IntType, i: Bus, o: Bus, lanes: int) -> Comparators:
+    """Comparators for any steps of so many levels: those that may be loaded."""
+    count = node.levels - 1
+    return Comparators(
+        i, o, levels=count, period=lanes // i.lanes, threshold_width=signed_width(source.lo, source.hi + 1), counting=False,
+        form="flat" if count <= FLAT_LEVELS else "tree",
+    )  # fmt: skip
 
 
 def _quotients(form: Division | Shift) -> list[QuotientChannel]:

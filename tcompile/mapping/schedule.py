@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.engine import Entry, booth_digits
+from hw.block import Bus
+from hw.engine import Engine, Entry, booth_digits
 from tcompile.mapping.folding import Fold
-from tcompile.mapping.geometry import Geometry
+from tcompile.mapping.geometry import Geometry, engine_block
 from tcompile.mapping.linear import Linear
 
-__all__ = ["Schedule", "engine_geometry", "pool_schedule", "schedule", "tiled"]
+__all__ = ["Schedule", "engine_geometry", "linear_engine", "pool_schedule", "schedule", "tiled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,27 @@ def engine_geometry(layer: Linear, fold: Fold) -> Geometry:
         return Geometry(grid, kernel, strides, dilations, words)
     words = -(-layer.groups * layer.channels // layer.lanes_in(fold))
     return Geometry(layer.padded_grid, layer.kernel, layer.strides, layer.dilations, words)
+
+
+def linear_engine(
+    layer: Linear, fold: Fold, i: Bus, o: Bus, *, entries: int, shortest: int, kept: int, tiles: int
+) -> Engine:
+    """The engine of a linear layer, with room for its schedule and its weights, or for all that may be loaded.
+
+    Parameters
+    ----------
+    i, o : Bus
+    entries, shortest : int
+        Of the schedule, and of its shortest row block.
+    kept, tiles : int
+        Tiles that hold a weight, and all of them.
+    """
+    if layer.bits:
+        entries, shortest, kept = tiles * layer.planes, 1, tiles
+    return engine_block(
+        "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), entries, shortest,
+        tiles=max(1, kept), weight_width=layer.width, doubles=layer.doubles,
+    )  # fmt: skip
 
 
 def tiled(layer: Linear, fold: Fold, weights: np.ndarray | None = None) -> np.ndarray:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory as Ram
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
+from hw.axi_lite import Control
 from hw.block import Beats
 from tcompile.mapping.design import Design
 from tcompile.simulate.interface import Interface, Link
-from tcompile.simulate.netlist import IDENTITY, Netlist, netlist, stream_net
+from tcompile.simulate.netlist import IDENTITY, Netlist, Rom, netlist, stream_net
 from tcompile.simulate.packing import beat_bytes, from_bytes, to_bytes
 from tcompile.simulate.run import DRAIN, Pauses, Progress, Run, faults
 
@@ -42,15 +43,38 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
         wires = self.nets | {IDENTITY: identity} | {p.name: getattr(self, p.name) for p in self.design.pins}
         for cell in self.design.cells:
             component = cell.block.component()
-            m.submodules[f"u_{cell.name}"] = component
+            held = self.design.loadable and not isinstance(cell.block, Control)
+            m.submodules[f"u_{cell.name}"] = ResetInserter(wires["load_hold"])(component) if held else component
             for path, member, port in component.signature.flatten(component):
                 wire = wires[cell.wires["__".join(map(str, path))]]
                 m.d.comb += port.eq(wire) if member.flow == In else wire.eq(port)
-        for rom in self.design.roms:
+        for number, rom in enumerate(self.design.roms):
+            if self.design.loadable:
+                m.submodules[f"m_{rom.name}"] = self.loaded(rom, number, wires)
+                continue
             memory = Ram(shape=rom.shape.width, depth=len(rom.words), init=list(rom.words))
             m.submodules[f"m_{rom.name}"] = memory
             port = memory.read_port()
             m.d.comb += [port.addr.eq(wires[rom.address]), wires[rom.data].eq(port.data)]
+        return m
+
+    def loaded(self, rom: Rom, number: int, wires: Mapping[str, Any]) -> Module:
+        """A memory that can be loaded: a memory for each piece of its words."""
+        m, data = Module(), []
+        for piece in range(rom.pieces):
+            low, width = 32 * piece, min(32, rom.shape.width - 32 * piece)
+            part = [word >> low & (1 << width) - 1 for word in rom.filled]
+            m.submodules[f"piece_{piece}"] = memory = Ram(shape=width, depth=len(part), init=part)
+            out, into = memory.read_port(), memory.write_port()
+            mine = wires["load_go"] & (wires["load_memory"] == number) & (wires["load_piece"] == piece)
+            m.d.comb += [
+                out.addr.eq(wires[rom.address]),
+                into.addr.eq(wires["load_word"]),
+                into.data.eq(wires["load_data"]),
+            ]
+            m.d.comb += into.en.eq(mine)
+            data.append(out.data)
+        m.d.comb += wires[rom.data].eq(Cat(*data))
         return m
 
 

@@ -12,7 +12,19 @@ from hw.block import Block, Memory, pack
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design, Instance
 
-__all__ = ["CONTROL", "IDENTITY", "KEYWORDS", "Cell", "Net", "Netlist", "Pin", "Rom", "netlist", "stream_net"]
+__all__ = [
+    "CONTROL",
+    "IDENTITY",
+    "KEYWORDS",
+    "Cell",
+    "Net",
+    "Netlist",
+    "Pin",
+    "Rom",
+    "control_of",
+    "netlist",
+    "stream_net",
+]
 
 CONTROL = "s_axi_control"
 IDENTITY = "build_identity"
@@ -69,7 +81,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Rom:
-    """A constant memory; `address` and `data` are nets."""
+    """A memory that blocks only read; `address` and `data` are nets."""
 
     name: str
     shape: Memory
@@ -77,10 +89,20 @@ class Rom:
     address: str
     data: str
 
+    @property
+    def pieces(self) -> int:
+        """Parts of 32 bits in which a word is loaded."""
+        return -(-self.shape.width // 32)
+
+    @property
+    def filled(self) -> tuple[int, ...]:
+        """A word for every place."""
+        return self.words + (0,) * (self.shape.depth - len(self.words))
+
 
 @dataclass(frozen=True)
 class Netlist:
-    """A top level; clock and reset go to every cell."""
+    """A top level; clock and reset go to every cell. Where it is loadable, memories are numbered as they stand here."""
 
     name: str
     pins: tuple[Pin, ...]
@@ -88,6 +110,7 @@ class Netlist:
     cells: tuple[Cell, ...]
     roms: tuple[Rom, ...]
     identity: int
+    loadable: bool = False
 
 
 def stream_net(stream: str, signal: str) -> str:
@@ -110,21 +133,27 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
         A name is no plain identifier, or streams and ports do not fit.
     """
     _check(design)
-    control = Control(len(design.inputs), len(design.outputs))
+    control = control_of(design)
     cells = [_cell(design, instance) for instance in design.instances]
     pins = [*_axis_pins(design), *(Pin(f"{CONTROL}_{n[2:]}", *pin) for n, pin in control.external.items())]
     events = [Net(f"ev_{event}", 1) for event in control.events]
     wires = {n: f"{CONTROL}_{n[2:]}" for n in control.external} | {e: f"ev_{e}" for e in control.events}
-    wires |= {"identity": IDENTITY}
+    wires |= {"identity": IDENTITY} | {name: name for name in control.loading}
     roms = [rom for instance in design.instances for rom in _roms(instance)]
     memory_nets = [
         net for rom in roms for net in (Net(rom.address, rom.shape.address_width), Net(rom.data, rom.shape.width))
     ]
-    nets = (*_stream_nets(design), *memory_nets, *events)
+    nets = (*_stream_nets(design), *memory_nets, *events, *(Net(*net) for net in control.loading.items()))
     _distinct("nets", [n.name for n in nets])
     return Netlist(
-        design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32)
-    )
+        design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32),
+        design.loadable,
+    )  # fmt: skip
+
+
+def control_of(design: Design) -> Control:
+    """The control port of a design."""
+    return Control(len(design.inputs), len(design.outputs), design.memories if design.loadable else 0)
 
 
 def _check(design: Design) -> None:
