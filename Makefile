@@ -17,7 +17,7 @@ DA4ML := .venv-da4ml/.installed-0.6.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long check lint docs bench bench-exactness bench-hardware train-resnet20 mutate fuzz fuzz-files clean
+.PHONY: help setup demo test test-long check lint docs bench bench-exactness bench-placed bench-hardware train-resnet20 mutate fuzz fuzz-files clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(STAMP) $(DA4ML) ## layers, lanes, targets and networks beside da4ml and
 
 bench-exactness: $(STAMP) ## exactness on real networks below ../shared/data; writes benchmarks/exactness.md
 	@$(BIN)/python benchmarks/exactness.py
+
+bench-placed: $(STAMP) ## networks placed and routed on an ECP5-85, half an hour each; writes benchmarks/placed.md
+	@$(BIN)/python -m benchmarks.placed
 
 bench-hardware: $(STAMP) ## Verilog of real networks below ../shared/data in Verilator; writes benchmarks/hardware.md
 	@$(BIN)/python -m benchmarks.hardware

@@ -5,7 +5,8 @@
     python examples/resnet20/finetune.py resnet20.onnx --data build/resnet20/data.npz -o build/resnet20/tuned.onnx --epochs 4
 
 The fair float baseline of a compressed network: as many epochs, on the same pixels, validated on the same split. Adam
-with a cosine schedule; the last epoch is kept. On one machine the same seed gives the same file.
+with a cosine schedule; the last epoch is kept. On one machine the same seed gives the same file. ``--until`` ends the network at a node
+(before Softmax), ``--unit`` is what the pixels of the data are shares of where the network takes pixels.
 Needs torch.
 """
 
@@ -68,6 +69,31 @@ def train(network: Network, data: Data, recipe: Recipe) -> None:
         print(f"epoch {epoch}/{recipe.epochs}  loss {total / len(y):.4f}  {seconds:.0f} s", flush=True)
 
 
+def ended(graph: Graph, node: str | None) -> Graph:
+    """The network up to an ONNX node."""
+    if node is None:
+        return graph
+    (last,) = (n.name for n in graph if node in n.origin.names)
+    needed, nodes = {last}, []
+    for n in reversed(graph.nodes):
+        if n.name in needed:
+            needed |= set(n.uses)
+            nodes.append(n)
+    return graph.with_nodes(nodes[::-1], (last,))
+
+
+def in_units(graph: Graph, unit: float) -> Graph:
+    """The network for inputs divided by `unit`: the weights of the layers that take them times as much."""
+    inputs = {n.name for n in graph.all(R.Input)}
+    weights = {node.uses[1] for node in graph if isinstance(node, R.Linear) and node.uses[0] in inputs}
+    return graph.with_nodes(
+        replace(n, value=Tensor.of((n.value.array * unit).astype(n.value.array.dtype)))
+        if isinstance(n, R.Const) and n.name in weights
+        else n
+        for n in graph
+    )
+
+
 def tuned(graph: Graph, parameters: dict[str, nn.Parameter]) -> Graph:
     """The graph with the trained constants."""
     arrays = {name: value.detach().numpy()[0] for name, value in parameters.items()}
@@ -86,8 +112,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", metavar="NODE")
+    parser.add_argument("--unit", type=float, default=1.0)
     options = parser.parse_args()
-    graph = import_model(load(options.model).model)
+    graph = in_units(ended(import_model(load(options.model, {}, options.until).model), options.until), options.unit)
     recipe = Recipe(epochs=options.epochs, rate=options.rate, seed=options.seed, batch=128, flip=True, shift=4)
     with np.load(options.data) as arrays:
         kind, (scores,) = graph.all(R.Input)[0].type, graph.outputs

@@ -36,10 +36,11 @@ def images(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels).transpose(0, 3, 1, 2), labels.astype(np.int64)
 
 
-def normalized(pixels: np.ndarray) -> np.ndarray:
-    """What the network takes: float32."""
+def normalized(pixels: np.ndarray, *, shares: bool) -> np.ndarray:
+    """What the network takes: float32, shares of 255 or these normalized."""
     mean, deviation = (np.array(c, np.float32).reshape(3, 1, 1) for c in (MEAN, DEVIATION))
-    return np.asarray((pixels.astype(np.float32) / 255 - mean) / deviation)
+    found = pixels.astype(np.float32) / 255
+    return np.asarray(found if shares else (found - mean) / deviation)
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
+    parser.add_argument("--shares", action="store_true", help="pixels as shares of 255, not normalized")
     options = parser.parse_args()
     parts = [images(options.folder / f"train_{k}.npz") for k in range(1, PARTS + 1)]
     x_test, y_test = images(options.folder / "test.npz")
@@ -54,9 +56,9 @@ def main() -> None:
     new = options.output / "data.new.npz"
     np.savez(
         new,
-        x_train=normalized(np.concatenate([x for x, _ in parts])),
+        x_train=normalized(np.concatenate([x for x, _ in parts]), shares=options.shares),
         y_train=np.concatenate([y for _, y in parts]),
-        x_test=normalized(x_test),
+        x_test=normalized(x_test, shares=options.shares),
         y_test=y_test,
     )
     new.replace(options.output / "data.npz")

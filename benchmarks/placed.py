@@ -1,0 +1,141 @@
+"""Networks placed and routed on an ECP5-85: cycles, clock by static timing, frames per second, and what they take of the device.
+
+::
+
+    python -m benchmarks.placed                   # all that are not in placed.json yet
+    python -m benchmarks.placed --only digits     # one, anew
+
+builds each network for the device (``tcompile build --target ecp5-85``), synthesizes, places and routes it once (``tcompile synth``),
+simulates some frames of it against onnxruntime, and writes ``placed.json`` and ``placed.md``. Large designs take half an hour each.
+Reads ``../shared/data`` (``--data``) for networks and frames that are not in ``examples``; works below ``build/placed`` (``--work``), where
+a build or a synthesis that is complete is taken as it is. Clocks are static timing at speed grade 6, not measured on a board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compression import save
+from benchmarks.exactness import DATA, ROOT
+
+FILE = Path(__file__).with_suffix(".json")
+PAGE = FILE.with_suffix(".md")
+DEVICE = "ecp5-85"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network.
+
+    Parameters
+    ----------
+    file : str
+        Below the data's ``models``, or below ``examples``.
+    accuracy : str
+        Of the compiled network, which equals onnxruntime's on this file, and where it is measured.
+    options : tuple of str
+        Of ``tcompile build``.
+    """
+
+    name: str
+    title: str
+    file: str
+    accuracy: str
+    options: tuple[str, ...] = ("--target", DEVICE)
+
+    def path(self, data: Path) -> Path:
+        """The file."""
+        inside = ROOT / self.file
+        return inside if inside.exists() else data / "models" / self.file
+
+
+CASES = (
+    Case("digits", "demo network, digits of 8 x 8 pixels, 8 x 8 lanes", "examples/digits/digits.int2.onnx", "99.33 % of 450 test frames", ()),
+    Case("dscnn", "MLPerf Tiny DS-CNN, keyword spotting, INT8 as it is", "mlperf_dscnn_int8_qdq.onnx", "90.2 % of 1000 test frames"),
+    Case("ad01", "MLPerf Tiny autoencoder, anomaly detection, INT8 as it is", "mlperf_ad01_int8_qdq.onnx", "all integers of 1000 frames are onnxruntime's"),
+)  # fmt: skip
+
+
+def tcompile(*words: object) -> None:
+    """Run the command."""
+    print("$ tcompile", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "tcompile", *map(str, words)], check=True, cwd=ROOT)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """The report of a build directory; empty where there is none."""
+    file = folder / "report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def run(case: Case, data: Path, work: Path) -> dict[str, Any]:
+    """Build, synthesize, simulate what is not complete; the row of the table."""
+    folder = work / case.name
+    if not report_of(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        tcompile("build", case.path(data), "-o", folder, *case.options)
+    if not (report_of(folder)["synthesis"] or {}).get("seeds"):
+        tcompile("synth", folder, "--device", DEVICE)
+    if report_of(folder)["verification"]["samples"] is None:
+        tcompile("verify", folder, "--samples", 2)
+    report = report_of(folder)
+    synthesis, performance, verification = (report[k] for k in ("synthesis", "performance", "verification"))
+    return {
+        "title": case.title, "accuracy": case.accuracy, "options": list(case.options), "sha256": report["model"]["sha256"],
+        "cycles": performance["ii_cycles"], "latency": performance["latency_cycles"],
+        "simulated": performance["ii_cycles_simulated"], "samples": verification["samples"], "mismatches": verification["mismatches"],
+        "clock_mhz": synthesis["fmax_mhz"], "fps": synthesis["fps"], "estimate": synthesis["estimate"], "used": synthesis["used"],
+        **{k: synthesis[k] for k in ("lut", "ff", "bram", "dsp", "tools")},
+    }  # fmt: skip
+
+
+def text(found: dict[str, dict[str, Any]]) -> str:
+    """The page."""
+    tools = sorted({f"yosys {r['tools']['yosys']}, nextpnr {r['tools']['nextpnr-ecp5']}" for r in found.values()})
+    lines = [
+        "# Placed and routed",
+        "",
+        f"`python -m benchmarks.placed`: {'; '.join(tools)}; LFE5U-85F, CABGA381, speed grade 6, one seed of the placer each.",
+        "Clocks are static timing, not measured on a board. *LUT*, *FF*, *BRAM* (18 kbit) are counted in the netlist; in parentheses what was",
+        "estimated when it was built; *of the device* is what nextpnr packs, with the shell around the accelerator. No multiplier blocks.",
+        "",
+        "| network | accuracy | cycles per frame | first | clock, MHz | **frames per second** | LUT | FF | BRAM | of the device: LUT, BRAM |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in CASES:
+        if case.name in found:
+            r = found[case.name]
+            assert r["dsp"] == r["mismatches"] == 0
+            counts = [f"{r[k]:,} ({r['estimate'][k]:,})" for k in ("lut", "ff", "bram")]
+            share = ", ".join(f"{r['used'][k]['used'] / r['used'][k]['available']:.0%}" for k in ("lut", "bram"))
+            cells = [
+                r["title"], r["accuracy"], f"{r['cycles']:,}", f"{r['latency']:,}", f"{r['clock_mhz']:.1f}", f"**{r['fps']:,.0f}**",
+                *counts, share,
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is not there yet, or what is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--work", type=Path, default=ROOT / "build/placed")
+    parser.add_argument("--only", action="append", choices=[c.name for c in CASES])
+    options = parser.parse_args()
+    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    for case in CASES:
+        if case.name in (options.only or ()) or (not options.only and case.name not in found):
+            found[case.name] = run(case, options.data, options.work)
+            save(FILE, found)
+            PAGE.write_text(text(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
