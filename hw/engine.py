@@ -96,6 +96,8 @@ class Engine(Sliding, Block):
         Whether any digit is 2 or -2.
     places : int
         Places of the outbox.
+    coded : bool
+        Whether a word of the weight memory holds the digits of one pass; then each entry that adds has a word of its own.
     """
 
     kind: Kind
@@ -110,6 +112,7 @@ class Engine(Sliding, Block):
     weight_width: int = 0
     doubles: bool = False
     places: int = 8
+    coded: bool = False
 
     def __post_init__(self) -> None:
         if self.kind != "dot" and self.i.lanes != self.o.lanes:
@@ -129,7 +132,7 @@ class Engine(Sliding, Block):
     @cached_property
     def lanes(self) -> Lanes:
         """The lanes, the trees and the accumulators."""
-        return Lanes(self.kind, self.i, self.o, self.weight_width, self.doubles)
+        return Lanes(self.kind, self.i, self.o, self.weight_width, self.doubles, self.coded)
 
     @property
     def simd(self) -> int:
@@ -202,7 +205,7 @@ class Engine(Sliding, Block):
         return [b - a for a, b in zip([-1, *ends], ends, strict=False)]
 
     def weight_words(self, tiles: np.ndarray) -> tuple[int, ...]:
-        """Contents of the weight memory: tiles (n, PE, SIMD)."""
+        """Contents of the weight memory: tiles (n, PE, SIMD) of weights, or of digits where these are coded."""
         return self.lanes.encode(tiles)
 
     def rounded(self) -> Engine:
@@ -244,7 +247,7 @@ class Engine(Sliding, Block):
             return np.zeros((len(x), self.o.lanes), np.int64)
         if tile is None:
             return x
-        digits = booth_digits(tile, e.digit) << (2 * e.digit)
+        digits = (tile if self.coded else booth_digits(tile, e.digit)) << (2 * e.digit)
         return np.asarray(x @ digits.T if self.kind == "dot" else x * digits[:, 0])
 
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:

@@ -7,7 +7,9 @@ where it is the first of the right operand, which is where it meets lane ``k & (
 the accumulator adds or subtracts what the tree gives. A tile of ternary weights is kept in this form.
 
 Weights of more bits take several passes; pass p uses their radix-4 Booth digit p, one of -2 .. 2:
-``-2·b[2p+1] + b[2p] + b[2p-1]``. Its sum is shifted by 2p and accumulated.
+``-2·b[2p+1] + b[2p] + b[2p-1]``. Its sum is shifted by 2p and accumulated. Either a word of the weight memory holds a tile of
+weights, and lanes find the digit of the pass in it; or it holds the digits of one pass in the form of ternary weights, with a flag
+for ±2 besides (`coded`): lanes are smaller, and the memory has a word per pass, of 3 bits a lane instead of all bits of the weight.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Lanes:
         Bits of a weight; 0 for pooling.
     doubles : bool
         Whether any digit is 2 or -2.
+    coded : bool
+        Whether words of the weight memory hold digits of one pass.
     """
 
     kind: Kind
@@ -58,6 +62,7 @@ class Lanes:
     o: Bus
     weight_width: int = 0
     doubles: bool = False
+    coded: bool = False
 
     @property
     def simd(self) -> int:
@@ -80,9 +85,19 @@ class Lanes:
         return self.weight_width == 2 and not self.doubles
 
     @property
+    def is_flagged(self) -> bool:
+        """Whether a word holds flags of digits: whether they are 0, subtracted, and where there are such, ±2."""
+        return self.is_ternary or self.coded
+
+    @property
+    def lane_width(self) -> int:
+        """Bits of a lane in a word of the weight memory."""
+        return 2 + self.doubles if self.is_flagged else self.weight_width
+
+    @property
     def tile_width(self) -> int:
-        """Bits of a tile."""
-        return self.o.lanes * self.simd * self.weight_width
+        """Bits of a word of the weight memory."""
+        return self.o.lanes * self.simd * self.lane_width
 
     @property
     def tree_stages(self) -> int:
@@ -95,30 +110,32 @@ class Lanes:
         return 1 + (self.weight_width > 0) + self.tree_stages + (self.passes > 1) + (self.kind == "max")
 
     def encode(self, tiles: np.ndarray) -> tuple[int, ...]:
-        """Words of the weight memory: tiles (n, PE, SIMD).
+        """Words of the weight memory: tiles (n, PE, SIMD) of weights, or of digits where these are coded.
 
         Raises
         ------
         ValueError
             A weight that its bits cannot hold.
         """
-        high = 1 if self.is_ternary else (1 << (self.weight_width - 1)) - 1
-        low = -1 if self.is_ternary else -high - 1
+        high = 1 + self.doubles if self.is_flagged else (1 << (self.weight_width - 1)) - 1
+        low = -high if self.is_flagged else -high - 1
         if tiles.size and not low <= tiles.min() <= tiles.max() <= high:
             raise ValueError(f"weights must be {low} to {high}, not {tiles.min()} to {tiles.max()}")
-        codes = (tiles == 0) | self._relative(tiles < 0) << 1 if self.is_ternary else tiles
-        bits = (codes[..., None] >> np.arange(self.weight_width) & 1).astype(np.uint8)
+        flags = (tiles == 0) | self._relative(tiles < 0) << 1 | (np.abs(tiles) == 2) << 2
+        codes = flags if self.is_flagged else tiles
+        bits = (codes[..., None] >> np.arange(self.lane_width) & 1).astype(np.uint8)
         rows = np.packbits(bits.reshape(len(tiles), -1), axis=1, bitorder="little")
         return tuple(int.from_bytes(row.tobytes(), "little") for row in rows)
 
     def decode(self, words: Words) -> np.ndarray:
-        """Tiles (n, PE, SIMD) of a weight memory."""
+        """Tiles (n, PE, SIMD) of a weight memory: of weights, or of digits where these are coded."""
         size = -(-self.tile_width // 8)
         rows = np.frombuffer(b"".join(word.to_bytes(size, "little") for word in words), np.uint8).reshape(-1, size)
         bits = np.unpackbits(rows, axis=1, count=self.tile_width, bitorder="little").astype(np.int64)
-        bits = bits.reshape(-1, self.o.lanes, self.simd, self.weight_width)
-        if self.is_ternary:
-            return np.where(bits[..., 0], 0, 1 - 2 * self._absolute(bits[..., 1]))
+        bits = bits.reshape(-1, self.o.lanes, self.simd, self.lane_width)
+        if self.is_flagged:
+            signs = 1 - 2 * self._absolute(bits[..., 1])
+            return np.where(bits[..., 0], 0, signs << bits[..., 2] if self.doubles else signs)
         place = 1 << np.arange(self.weight_width)
         place[-1] *= -1
         return np.asarray(bits @ place)
@@ -263,9 +280,9 @@ class _Lanes(wiring.Component):
     def digits(self, pe: int, digit: Value) -> list[tuple[Value, Value, Value]]:
         """Of each weight: whether its digit is 0, whether it is ±2, and whether it is subtracted in the tree."""
         d = self.lanes
-        weights = [self.weights.word_select(pe * d.simd + k, d.weight_width) for k in range(d.simd)]
-        if d.is_ternary:
-            return [(w[0], Const(0, 1), w[1]) for w in weights]
+        weights = [self.weights.word_select(pe * d.simd + k, d.lane_width) for k in range(d.simd)]
+        if d.is_flagged:
+            return [(w[0], w[2] if d.doubles else Const(0, 1), w[1]) for w in weights]
         found = []
         for w in weights:
             padded = Cat(Const(0, 1), w, w[-1] if d.weight_width % 2 else Const(0, 0))

@@ -351,13 +351,14 @@ def one_layer(seed: int) -> tuple[Graph, str]:
 
 
 def random_folds(graph: Graph, seed: int) -> dict[str, Fold]:
-    """Lanes at random, as many as a layer can use at most."""
-    known, generator = layouts(graph), np.random.default_rng(seed)
-    return {
+    """Lanes at random, as many as a layer can use at most; memories of some engines hold digits."""
+    known, generator, coins = layouts(graph), np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    folds = {
         n.name: linear(n, known[n.inputs[0]]).fit(*(int(k) for k in generator.integers(1, 9, 2)))
         for n in graph
         if isinstance(n, (I.Conv, I.Dense))
     }
+    return {name: replace(fold, coded=bool(coins.integers(2))) for name, fold in folds.items()}
 
 
 # --- designs ---------------------------------------------------------------------------------------------------------

@@ -70,6 +70,40 @@ def test_dot_lanes(seed, weight_width):
     assert len(run.outputs[0])
 
 
+def coded(block, memories):
+    """The same engine with the digits of each pass in its weight memory."""
+    entries, tiles = block.schedule(memories["schedule"]), block.lanes.decode(memories["weights"])
+    tile, words, found = 0, [], []
+    for e in entries:
+        if e.adds:
+            words.append(booth_digits(tiles[tile], e.digit))
+        tile += e.next
+        found.append(e._replace(next=e.adds))
+    used = [k for k, e in enumerate(found) if e.next]
+    if used:
+        found[used[-1]] = found[used[-1]]._replace(next=False)
+    words = words or [np.zeros_like(tiles[0])]
+    block = replace(block, coded=True, tiles=len(words))
+    return block, {"schedule": block.schedule_words(found), "weights": block.weight_words(np.array(words))}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind, weight_width", [("dot", 3), ("dot", 8), ("dot", 9), ("lane", 8)])
+def test_digits_in_the_memory_give_the_sums_of_the_weights(kind, weight_width, seed):
+    block, x, memories = make(seed, kind, weight_width, bool(seed % 2), simd=[1, 2, 3, 4, 5, 8][seed], pe=1 + seed % 3)
+    other, digits = coded(block, memories)
+    run = bench(other, [x], digits, Stalls.random(seed, other) if seed % 3 else Stalls())
+    assert np.array_equal(run.outputs[0], block.model([x], memories)[0])
+    assert other.latency == block.latency
+
+
+def test_digits_of_a_wrong_pass_give_other_sums_wrong():
+    block, x, memories = make(1, "dot", 8)
+    other, digits = coded(block, memories)
+    turned = digits | {"weights": (*digits["weights"][1:], digits["weights"][0])}
+    assert not np.array_equal(other.model([x], turned)[0], block.model([x], memories)[0])
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["lane", "sum", "max"])
 def test_lanes_with_own_elements(seed, kind):
@@ -120,9 +154,12 @@ def test_schedule_goes_through_its_memory():
 
 
 @pytest.mark.parametrize("simd", [1, 2, 3, 8, 13])
-@pytest.mark.parametrize("weight_width, doubles, low, high", [(2, False, -1, 1), (2, True, -2, 1), (7, True, -64, 63)])
-def test_tiles_go_through_their_memory(simd, weight_width, doubles, low, high):
-    lanes = Lanes("dot", Bus(simd, 4), Bus(3, 12, True), weight_width, doubles)
+@pytest.mark.parametrize(
+    "weight_width, doubles, coded, low, high",
+    [(2, False, False, -1, 1), (2, True, False, -2, 1), (7, True, False, -64, 63), (7, True, True, -2, 2)],
+)
+def test_tiles_go_through_their_memory(simd, weight_width, doubles, coded, low, high):
+    lanes = Lanes("dot", Bus(simd, 4), Bus(3, 12, True), weight_width, doubles, coded)
     tiles = np.random.default_rng(simd).integers(low, high + 1, (20, 3, simd))
     words = lanes.encode(tiles)
     assert np.array_equal(lanes.decode(words), tiles)

@@ -47,6 +47,8 @@ def all_offers(task: Task) -> list[Offer]:
         pes, simds = map(steps, layer.limits(form))
         details = [(d, 1) for d in DIGITS] if form == "serial" else [(1, 2 if form == "parallel" else 1)]
         tried += [Fold(p, s, form, *d) for p in pes for s in simds for d in details if layer.legal(p, s, form)]
+    if layer.planes > 1:
+        tried += [replace(fold, coded=True) for fold in tried if fold.form == "engine"]
     return [Offer(plan, plan.cycles, cost(task, plan, "ecp5")) for plan in (planned(task, fold) for fold in tried)]
 
 
@@ -65,9 +67,27 @@ def best(of: Menu, budget: int) -> Offer | None:
     return least({"x": of}, budget).offers["x"] if of.able(budget) else None
 
 
-@pytest.mark.parametrize("count, found", [(1, [1]), (6, [1, 2, 3, 4, 6]), (8, [1, 2, 4, 8]), (9, [1, 2, 3, 4, 8, 9])])
-def test_steps_are_divisors_and_powers_of_two(count, found):
+@pytest.mark.parametrize(
+    "count, found",
+    [(1, [1]), (6, [1, 2, 3, 4, 6]), (8, [1, 2, 3, 4, 8]), (9, [1, 2, 3, 4, 8, 9]), (64, [1, 2, 4, 8, 16, 22, 32, 64])],
+)
+def test_steps_are_divisors_and_powers_of_two_and_a_third(count, found):
     assert steps(count) == found
+
+
+def test_digits_in_memory_make_lanes_smaller_and_memories_larger():
+    random = np.random.default_rng(0)
+    b = Builder()
+    value = b.dense(b.input((1, 512), 0, 255), random.integers(-128, 128, (256, 512)))
+    task = tasks(b.graph(value))[value]
+    plain, coded = (planned(task, Fold(8, 16, coded=coded)) for coded in (False, True))
+    assert plain.cycles == coded.cycles
+    weights, digits = (cost(task, plan, "ecp5") for plan in (plain, coded))
+    assert weights.lut > digits.lut and weights.bram < digits.bram
+
+
+def test_ternary_weights_are_digits_already():
+    assert not any(o.plan.fold.coded for o in menu_of(conv_task()).offers)
 
 
 def test_flip_flops_and_memories_decide_between_equals():

@@ -74,7 +74,14 @@ def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
     i, o = bus_of(_padded(task), layer.lanes_in(fold)), bus_of(task.out, fold.pe)
     engine = linear_engine(
-        layer, fold, i, o, entries=plan.entries, shortest=plan.shortest, kept=plan.kept, tiles=plan.tiles
+        layer,
+        fold,
+        i,
+        o,
+        entries=plan.entries,
+        shortest=plan.shortest,
+        kept=plan.entries if fold.coded else plan.kept,
+        tiles=plan.tiles,
     )
     return [engine] if fold.leaving == fold.pe else [engine, Narrow(o, fold.leaving, layer.MH)]
 

@@ -885,7 +885,7 @@ def engine(block: Engine, family: Family, distinct: float = 1.0) -> Made:
     added, held, signs = tree(lanes)
     digits, width = pes * lanes.simd * block.weighted, block.i.width + lanes.doubles
     odd, multi = pes * (lanes.simd // 2), lanes.passes > 1
-    booth = digits * (not lanes.is_ternary)
+    booth = digits * (not lanes.is_flagged)
     sums = block.kind != "max"
     place, steps = bits(block.depth), [words for count, words in block.moves if count > 1 and words != block.frame]
     move, level = max(block.frame, *steps, 0).bit_length(), max(block.depth, block.frame, *steps, 0).bit_length() + 2

@@ -35,6 +35,8 @@ class Fold:
         Levels of adders between registers of a parallel graph.
     out : int
         Output channels that leave an engine at the same time; 0 for all `pe` of them.
+    coded : bool
+        Whether an engine's memory holds weights as digits, pass by pass: smaller lanes, more memory.
     """
 
     pe: int
@@ -43,6 +45,7 @@ class Fold:
     digit: int = 1
     spacing: int = 1
     out: int = 0
+    coded: bool = False
 
     @property
     def leaving(self) -> int:

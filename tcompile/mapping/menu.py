@@ -150,6 +150,8 @@ def _engines(task: Task, wish: Wish, others: Wish) -> Iterator[Fold]:
     for pe, simd in product(*_sizes(task, "engine", wish, others)):
         if task.layer.legal(pe, simd):
             yield Fold(pe, simd)
+            if task.layer.planes > 1:
+                yield Fold(pe, simd, coded=True)
 
 
 def _graphs(task: Task, form: Form, wish: Wish, others: Wish, spacing: int) -> Iterator[Fold]:
@@ -193,5 +195,5 @@ def _beats(one: Offer, other: Offer) -> bool:
 
 
 def steps(count: int) -> list[int]:
-    """Sizes of parts, rising: all that divide the whole, and powers of two, between which streams convert easily."""
-    return [n for n in range(1, count + 1) if count % n == 0 or n & (n - 1) == 0]
+    """Sizes of parts, rising: all that divide the whole, powers of two, between which streams convert easily, and a third."""
+    return [n for n in range(1, count + 1) if count % n == 0 or n & (n - 1) == 0 or n == -(-count // 3)]

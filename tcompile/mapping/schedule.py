@@ -27,6 +27,7 @@ class Schedule:
     ----------
     entries : tuple of Entry
     tiles : int64 array (kept, PE, SIMD)
+        Weights, or where the fold has them coded the digits of each entry that adds.
     tiles_all : int
         Tiles of the layer after padding.
     """
@@ -37,7 +38,7 @@ class Schedule:
 
     @property
     def kept(self) -> int:
-        """Tiles that hold a weight."""
+        """Words of the weight memory: tiles that hold a weight, or that hold a digit of it."""
         return len(self.tiles)
 
     @property
@@ -69,13 +70,13 @@ def linear_engine(
     entries, shortest : int
         Of the schedule, and of its shortest row block.
     kept, tiles : int
-        Tiles that hold a weight, and all of them.
+        Words of the weight memory, and all tiles.
     """
     if layer.bits:
-        entries, shortest, kept = tiles * layer.planes, 1, tiles
+        entries, shortest, kept = tiles * layer.planes, 1, tiles * (layer.planes if fold.coded else 1)
     return engine_block(
         "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), entries, shortest,
-        tiles=max(1, kept), weight_width=layer.width, doubles=layer.doubles,
+        tiles=max(1, kept), weight_width=layer.width, doubles=layer.doubles, coded=fold.coded,
     )  # fmt: skip
 
 
@@ -116,8 +117,10 @@ def schedule(layer: Linear, fold: Fold, geometry: Geometry) -> Schedule:
         for column in np.flatnonzero(passes[block].any(axis=1)):
             digits = np.flatnonzero(passes[block, column])
             offset = int(offsets[block, column])
-            row += [Entry(offset, int(d), last=False, next=bool(d == digits[-1])) for d in digits]
-            kept.append(tiles[block, column])
+            row += [Entry(offset, int(d), last=False, next=fold.coded or bool(d == digits[-1])) for d in digits]
+            kept += (
+                [booth_digits(tiles[block, column], int(d)) for d in digits] if fold.coded else [tiles[block, column]]
+            )
         entries += _row_block(row)
     used = [k for k, e in enumerate(entries) if e.next]
     if used:
