@@ -17,6 +17,7 @@ from PIL import Image
 
 from tcompile.accelerator import build_options
 from tcompile.compress.recipe import read_recipe
+from tcompile.frontend.importer import import_model
 from tcompile.ir import integer as I
 from tcompile.pipeline import compile_file, plan
 from tests.conftest import ROOT
@@ -24,12 +25,16 @@ from tests.conftest import ROOT
 FOLDER = ROOT / "examples" / "resnet20"
 
 
-@pytest.fixture(scope="module")
-def prepare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare", FOLDER / "prepare.py")
+def imported(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    return imported("prepare")
 
 
 def write(file: Path, colors: list[tuple[int, int, int]]) -> np.ndarray:
@@ -54,6 +59,11 @@ def test_images_are_normalized_as_the_authors_did(prepare):
     ]
     assert prepare.normalized(pixels).dtype == np.float32
     np.testing.assert_array_equal(prepare.normalized(pixels).ravel(), wanted)
+
+
+def test_images_are_shares_of_255_where_the_network_takes_these(prepare):
+    pixels = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)
+    assert prepare.normalized(pixels, shares=True).ravel().tolist() == [0, np.float32(0.2), 1]
 
 
 def test_all_parts_come_in_their_order(tmp_path, prepare):
@@ -82,6 +92,33 @@ def test_the_committed_network_is_ternary_a_quarter_empty_and_proved():
     plans = plan(compiled, options).values()
     assert (sum(p.kept for p in plans), sum(p.tiles for p in plans)) == (3153, 4204)
     assert max(p.cycles for p in plans) == 35840
+
+
+def test_the_sparse_network_is_ternary_seven_eighths_empty_and_proved():
+    compiled = compile_file(FOLDER / "resnet20.sparse.int2.onnx", build_options({}))
+    weights = [n.weight.array for n in compiled.lowered.graph if isinstance(n, I.Conv | I.Dense)]
+    assert {int(v) for w in weights for v in np.unique(w)} == {-1, 0, 1}
+    assert (sum(map(np.count_nonzero, weights)), sum(w.size for w in weights)) == (35678, 268336)
+    assert all(entry.proved for entry in compiled.lowered.certificate)
+
+
+def test_a_network_ends_where_it_is_told_to_and_takes_inputs_in_units(tmp_path):
+    finetune = imported("finetune")
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["a"], "linear"), helper.make_node("Softmax", ["a"], ["y"], "last")]
+    weight = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "w")
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])], [weight],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
+    )
+    whole = import_model(finetune.load(tmp_path / "net.onnx", {}, "linear").model)
+    cut = finetune.in_units(finetune.ended(whole, "linear"), 256.0)
+    x = np.array([[3.0, 7.0]], np.float32)
+    assert np.array_equal(finetune.predict(cut, cut.outputs[0], x / 256), x @ numpy_helper.to_array(weight))
+    assert finetune.ended(whole, None) is whole
 
 
 def test_finetuning_starts_from_the_file_and_writes_what_it_trained(tmp_path):

@@ -36,7 +36,7 @@ def images(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels).transpose(0, 3, 1, 2), labels.astype(np.int64)
 
 
-def normalized(pixels: np.ndarray, *, shares: bool) -> np.ndarray:
+def normalized(pixels: np.ndarray, *, shares: bool = False) -> np.ndarray:
     """What the network takes: float32, shares of 255 or these normalized."""
     mean, deviation = (np.array(c, np.float32).reshape(3, 1, 1) for c in (MEAN, DEVIATION))
     found = pixels.astype(np.float32) / 255
