@@ -59,6 +59,8 @@ CASES = (
     Case("digits", "demo network, digits of 8 x 8 pixels, 8 x 8 lanes", "examples/digits/digits.int2.onnx", "99.33 % of 450 test frames", ()),
     Case("dscnn", "MLPerf Tiny DS-CNN, keyword spotting, INT8 as it is", "mlperf_dscnn_int8_qdq.onnx", "90.2 % of 1000 test frames"),
     Case("ad01", "MLPerf Tiny autoencoder, anomaly detection, INT8 as it is", "mlperf_ad01_int8_qdq.onnx", "all integers of 1000 frames are onnxruntime's"),
+    Case("resnet8", "MLPerf Tiny ResNet-8, image classification, two ternary terms", "examples/resnet8/resnet8.int4.onnx", "RESNET8"),
+    Case("resnet20", "ResNet-20, CIFAR-10 as JPEG images, ternary, 87 % of weights zero", "examples/resnet20/resnet20.sparse.int2.onnx", "79.78 % of 10 000 test frames, 7.88 points below float"),
 )  # fmt: skip
 
 

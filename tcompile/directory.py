@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from tcompile.bundle import Bundle, replace_file
 from tcompile.emit import emit
 from tcompile.emit.board import BoardPlan
+from tcompile.emit.top import identity_of
 from tcompile.errors import InternalError, Problem, UsageError, damaged_build, printable
 from tcompile.hosts import Port
 from tcompile.ir.graph import Graph, IntType
@@ -58,6 +59,25 @@ class Directory:
     network: Network
     recipe: Recipe
     report: dict[str, Any]
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """That of the Verilog that lies there: what its registers show, as words of 32 bits.
+
+        Raises
+        ------
+        UsageError
+            The file that tells it is damaged or missing, or the Verilog is not the one that it tells of.
+        """
+        try:
+            known = json.loads((self.path / "host/registers.json").read_text(encoding="utf-8"))["identity"]
+            files = {f"rtl/{p.name}": p.read_bytes() for p in (self.path / "rtl").glob("*.v")}
+        except DAMAGES as error:
+            raise damaged_build(self.path, str(error)) from error
+        top = files.pop("rtl/tcompile_top.v", b"")
+        shown = "".join(f"{int(word):08x}" for word in reversed(known)).encode()
+        plain = top.replace(shown, b"0" * 64)
+        return identity_of({**files, "top": plain})
 
     def design(self) -> Design:
         """The design that was built.

@@ -18,6 +18,7 @@ from tcompile.bundle import Bundle, check_target, replace_file
 from tcompile.data import read_npz, read_text, test_split
 from tcompile.directory import Directory, contents, read_build
 from tcompile.emit.board import BoardPlan, plan_board
+from tcompile.emit.top import rtl
 from tcompile.errors import InternalError, ModelError, Problem, UsageError, printable
 from tcompile.frontend import Loaded, load, normalize
 from tcompile.frontend.export import export
@@ -35,7 +36,7 @@ from tcompile.mapping.cost import cost, cost_behind
 from tcompile.mapping.devices import room
 from tcompile.mapping.folding import Folding as LayerFolds
 from tcompile.mapping.folding import read_folding
-from tcompile.mapping.loadable import loadable, mapped_like
+from tcompile.mapping.loadable import check_memories, loadable, mapped_like
 from tcompile.mapping.network import Mapped, map_network, plan_layers
 from tcompile.mapping.plan import Choice, Plan, budget_of, labels, spacing_of, tasks
 from tcompile.options import BuildOptions, Simulator
@@ -478,6 +479,8 @@ def _loadable(graph: Graph, options: BuildOptions) -> Mapped:
     if graphs:
         message = "must be engines for their weights to be loaded, and the folding file makes them graphs"
         raise UsageError(Problem("not-loadable", message, graphs, "leave their form out of the folding file"))
+    check_legal(mapped.graph)
+    check_memories(mapped.design, mapped.graph)
     return mapped
 
 
@@ -487,7 +490,12 @@ def _like(graph: Graph, built: Directory) -> Mapped:
     if not design.loadable:
         message = f"{printable(str(built.path))} must be a build whose weights can be loaded, and is not"
         raise UsageError(Problem("not-loadable", message, hint="build it again with --loadable"))
-    return mapped_like(loadable(graph, built.network.graph), built.recipe, design, built.network.graph)
+    mapped = mapped_like(loadable(graph, built.network.graph), built.recipe, design, built.network.graph)
+    if rtl(mapped.design).identity != built.identity:
+        message = f"the Verilog of {printable(str(built.path))} must be what this tcompile makes of it, and is not"
+        hint = "it was changed by hand, or made by another version; build it again with --loadable"
+        raise UsageError(Problem("other-hardware", message, hint=hint))
+    return mapped
 
 
 def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:

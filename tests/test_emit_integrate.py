@@ -691,6 +691,21 @@ def test_driver_writes_all_that_loads(driver, opened):
     assert board.map.place == 0
 
 
+@pytest.mark.parametrize("change, why", [("other", "for other hardware"), ("cut", "not whole"), ("empty", "not whole")])
+def test_driver_refuses_weights_wrong(driver, opened, tmp_path, change, why):
+    built, folder = opened
+    board, words = Board(built, identity_of(folder)), (folder / "host/weights.bin").read_bytes()
+    registers = (folder / "host/registers.json").read_text()
+    if change == "other":
+        registers = registers.replace(f'"reset": {identity_of(folder) & 0xFFFFFFFF}', '"reset": 1')
+    (tmp_path / "registers.json").write_text(registers)
+    (tmp_path / "weights.bin").write_bytes({"other": words, "cut": words[:-8], "empty": b""}[change])
+    found = driver(board, board.dmas, allocate=board.allocate, folder=folder / "host")
+    with pytest.raises(RuntimeError, match=why):
+        found.load(tmp_path / "weights.bin")
+    assert board.map.loaded == []
+
+
 def test_driver_of_a_build_with_constants_loads_nothing_wrong(driver, board, opened):
     found = driver(board, board.dmas, allocate=board.allocate)
     with pytest.raises(RuntimeError, match="built without --loadable"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import tcompile
-from hw.axi_lite import Control, Registers
+from hw.axi_lite import LOAD_BUS, Control, Registers
 from tcompile.errors import UsageError
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
@@ -107,7 +108,8 @@ def test_steps_of_any_form_become_comparisons(name):
     open_ = loadable(graph)
     (node,) = open_.all(I.Requantize)
     frames = frames_of(graph, 20)
-    assert isinstance(node.form, Comparators) and node.form.channels == 2 and node.levels == 1 << node.type.width
+    assert isinstance(node.form, Comparators) and node.form.channels == 2
+    assert node.levels == 1 << node.type.width and node.type.width in (1, 2, 4, 8)
     assert np.array_equal(interpret(open_, frames)[node.name], interpret(graph, frames)[node.name])
 
 
@@ -129,6 +131,30 @@ def test_intervals_hold_any_weights_of_as_many_bits():
     assert (conv.bits, conv.type.lo, conv.type.hi) == (2, -8 * 15, 8 * 15)
     heavy = replace(conv, weight=replace(conv.weight, array=conv.weight.array * 0 - 1))
     check(graph.with_nodes([graph.nodes[0], heavy], [heavy.name]))
+
+
+def test_the_border_that_a_pad_has_not_may_have_any_code():
+    b = Builder()
+    x = b.input((1, 2, 4, 4), 0, 15)
+    graph = b.graph(b.conv(b.pad(x, (0,) * 8, -3), np.ones((2, 2, 1, 1), int)))
+    check(loadable(graph))
+
+
+def dense(largest: int) -> Graph:
+    """Fifteen ternary weights a row over codes of seven bits up to a largest one."""
+    b = Builder()
+    x = b.input((1, 15), 0, 127)
+    clipped = b.requantize(x, Comparators((np.arange(1, largest + 1),), (np.arange(largest + 1),)))
+    return b.graph(b.dense(clipped, np.ones((2, 15), int)))
+
+
+def test_an_interval_of_hardware_is_taken_only_where_it_holds_what_comes():
+    narrow, wide = loadable(dense(64)), dense(127)
+    held, other = loadable(dense(64), narrow), loadable(wide, narrow)
+    check(held), check(other)
+    (mine,), (known,) = other.all(I.Dense), narrow.all(I.Dense)
+    assert held.all(I.Dense)[0].type == known.type
+    assert mine.type.hi >= 15 * 127
 
 
 # --- the same hardware ---------------------------------------------------------------------------------------------------
@@ -225,6 +251,38 @@ def test_a_network_with_wider_weights_is_refused_wrong(build, tmp_path):
 def test_another_network_is_refused_wrong(build):
     with pytest.raises(UsageError, match="the build has nodes that the network lacks"):
         tcompile.compile(DIGITS, like=str(build), until_node="conv3")
+
+
+def test_hardware_that_was_changed_by_hand_is_refused_wrong(build, tmp_path):
+    shutil.copytree(build, tmp_path / "build", ignore=shutil.ignore_patterns("obj*"))
+    file = next((tmp_path / "build/rtl").glob("tc_engine_*.v"))
+    file.write_text(file.read_text().replace("posedge", "negedge", 1))
+    with pytest.raises(UsageError, match="must be what this tcompile makes of it"):
+        tcompile.compile(DIGITS, like=str(tmp_path / "build"))
+
+
+@pytest.mark.parametrize("name, limit", [("load_word", 3), ("load_piece", 1)])
+def test_memories_that_the_load_bus_does_not_reach_are_refused_wrong(monkeypatch, name, limit):
+    monkeypatch.setitem(LOAD_BUS, name, limit)
+    with pytest.raises(UsageError, match="must have memories of at most"):
+        tcompile.compile(DIGITS, loadable=True)
+
+
+def test_more_memories_than_the_load_bus_can_name_are_refused_wrong(monkeypatch):
+    monkeypatch.setattr("tcompile.mapping.loadable.MOST_MEMORIES", 20)
+    with pytest.raises(UsageError, match="at most 20 memories"):
+        tcompile.compile(DIGITS, loadable=True)
+
+
+def test_a_file_that_does_not_let_go_is_refused_wrong(build, other, tmp_path):
+    (tmp_path / "cut.bin").write_bytes((other / "host/weights.bin").read_bytes()[:-8])
+    (tmp_path / "empty.bin").write_bytes(b"")
+    for name in ("cut.bin", "empty.bin"):
+        assert "is not whole" in simulated(build, f"LOAD={tmp_path}/{name}")
+
+
+def test_cocotb_says_that_it_loads_nothing_wrong(build, other):
+    assert "cocotb loads no weights" in simulated(build, "cocotb", f"LOAD={other}/host/weights.bin")
 
 
 def test_hardware_that_cannot_be_loaded_is_refused_wrong(tmp_path):

@@ -14,7 +14,7 @@ from tcompile.mapping.design import Design
 from tcompile.simulate.netlist import Cell, Net, Netlist, Pin, netlist
 from tcompile.templates import render
 
-__all__ = ["Rtl", "rtl", "rtl_files"]
+__all__ = ["Rtl", "identity_of", "rtl", "rtl_files"]
 
 
 @dataclass(frozen=True)

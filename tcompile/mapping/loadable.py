@@ -13,11 +13,12 @@ from math import prod
 
 import numpy as np
 
+from hw.axi_lite import LOAD_BUS, MOST_MEMORIES
 from hw.block import Block
 from tcompile.errors import Problem, UsageError
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType, Node
-from tcompile.ir.legality import interval
+from tcompile.ir.legality import check, interval
 from tcompile.ir.requantizers import Comparators, Requantizer, Shift, Table, signed_width
 from tcompile.mapping.cycles import predict
 from tcompile.mapping.design import Design
@@ -26,9 +27,10 @@ from tcompile.mapping.place import Recipe, place
 from tcompile.mapping.plan import labels, planned, tasks
 from tcompile.mapping.requantize import is_identity
 
-__all__ = ["loadable", "mapped_like"]
+__all__ = ["check_memories", "loadable", "mapped_like"]
 
 WIDTHS = (2, 4, 8, 9)  # bits of weights, rounded up: retrained ones may need more than these do
+CODES = (1, 2, 4, 8)  # the same of what requantizers give
 MOST_LEVELS = 256
 
 
@@ -59,8 +61,8 @@ def loadable(graph: Graph, like: Graph | None = None) -> Graph:
         else:
             made = _with_types(node, inputs)
         if made is None:
-            message = "must rise or fall throughout in each channel, with at most 256 values, to be loaded"
-            problems.append(Problem("not-loadable", message, node.origin.names[-1:], "build without --loadable"))
+            assert isinstance(node, I.Requantize)
+            problems.append(_not_steps(node, _type(graph[node.inputs[0]])))
             made = node
         nodes[node.name] = _at_least(made, known.get(node.name))
     if problems:
@@ -81,15 +83,34 @@ def _with_types(node: I.IntNode, inputs: list[IntType]) -> I.IntNode:
     if isinstance(node, (I.Conv, I.Dense)):
         return _roomy(node, inputs[0])
     lo, hi = interval(node, inputs)
+    if isinstance(node, I.Pad):  # the code of a border that is not there as well
+        lo, hi = min(lo, node.code), max(hi, node.code)
     return replace(node, type=IntType(shape, lo, hi))
 
 
 def _requantizer(node: I.Requantize, source: IntType, now: IntType) -> I.Requantize | None:
     """A requantizer of `source` for what comes now; None where it has no steps that can be loaded."""
-    if is_identity(node, source):
-        return _unclipped(node, now)
     steps, kind = _steps(node, source), _whole(node.type)
-    return None if steps is None else replace(node, form=steps, type=kind, levels=1 << kind.width)
+    if steps is not None:
+        return replace(node, form=steps, type=kind, levels=1 << kind.width)
+    return _unclipped(node, now) if is_identity(node, source) else None
+
+
+def _not_steps(node: I.Requantize, source: IntType) -> Problem:
+    """Why a requantizer cannot be loaded."""
+    ends = (
+        [node.form(np.full((node.form.channels, 1), end, np.int64), 0) for end in (source.lo, source.hi)]
+        if not isinstance(node.form, Table)
+        else []
+    )
+    many = bool(ends) and int(np.abs(ends[1] - ends[0]).max()) >= MOST_LEVELS
+    message = (
+        "must have at most 256 values to be loaded"
+        if many
+        else "must rise or fall throughout in each channel to be loaded, and does not"
+    )
+    hint = "the sum of a residual addition with rounded factors may be such a function; build without --loadable"
+    return Problem("not-loadable", message, node.origin.names[-1:], hint)
 
 
 def _unclipped(node: I.Requantize, source: IntType) -> I.Requantize:
@@ -100,10 +121,11 @@ def _unclipped(node: I.Requantize, source: IntType) -> I.Requantize:
 
 
 def _whole(kind: IntType) -> IntType:
-    """All integers of as many bits."""
+    """All integers of as many bits, rounded up: others may reach more of the codes than these do."""
+    width = next((w for w in CODES if w >= kind.width), kind.width)
     if kind.signed:
-        return IntType(kind.shape, -1 << kind.width - 1, (1 << kind.width - 1) - 1)
-    return IntType(kind.shape, 0, (1 << kind.width) - 1)
+        return IntType(kind.shape, -1 << width - 1, (1 << width - 1) - 1)
+    return IntType(kind.shape, 0, (1 << width) - 1)
 
 
 def _roomy(node: I.Conv | I.Dense, source: IntType) -> I.Conv | I.Dense:
@@ -122,11 +144,12 @@ def _at_least(node: I.IntNode, known: Node | None) -> I.IntNode:
     """With the interval and the bits of the node that hardware was built of, where these suffice."""
     if not isinstance(known, type(node)) or known.type.shape != node.type.shape:
         return node
+    if not (known.type.lo <= node.type.lo and node.type.hi <= known.type.hi):
+        return node
     if isinstance(node, (I.Conv, I.Dense)) and isinstance(known, (I.Conv, I.Dense)):
         return replace(node, bits=known.bits, type=known.type) if known.bits >= node.bits else node
-    holds = known.type.lo <= node.type.lo and node.type.hi <= known.type.hi
     if isinstance(node, I.Requantize) and isinstance(known, I.Requantize):
-        return replace(node, type=known.type, levels=known.levels) if holds and node.levels else node
+        return replace(node, type=known.type, levels=known.levels) if node.levels else node
     return node
 
 
@@ -215,6 +238,7 @@ def mapped_like(graph: Graph, recipe: Recipe, built: Design, source: Graph) -> M
         The network is of another structure, or becomes other hardware; all that differs.
     """
     _check_structure(graph, source)
+    check(graph)
     design = place(graph, recipe)
     _check_hardware(built, design, graph)
     work = tasks(graph)
@@ -222,22 +246,52 @@ def mapped_like(graph: Graph, recipe: Recipe, built: Design, source: Graph) -> M
     return Mapped(design, recipe, plans, predict(design), graph)
 
 
+def check_memories(design: Design, graph: Graph) -> None:
+    """See that the load bus reaches all memories of a design.
+
+    Raises
+    ------
+    UsageError
+        Memories that are too deep, too wide or too many.
+    """
+    names, problems = labels(graph), []
+    for instance in design.instances:
+        for memory in instance.block.memories.values():
+            pieces = -(-memory.width // 32)
+            if memory.depth > 1 << LOAD_BUS["load_word"] or pieces > 1 << LOAD_BUS["load_piece"]:
+                message = f"must have memories of at most {1 << LOAD_BUS['load_word']} words of {32 << LOAD_BUS['load_piece']} bits"
+                message += f" to be loaded, and has one of {memory.depth} words of {memory.width} bits"
+                where = (names.get(instance.layer, instance.layer),)
+                problems.append(Problem("not-loadable", message, where, "give it other lanes"))
+    if design.memories > MOST_MEMORIES:
+        message = f"a design must have at most {MOST_MEMORIES} memories to be loaded, and has {design.memories}"
+        problems.append(Problem("not-loadable", message, hint="give it fewer lanes"))
+    if problems:
+        raise UsageError(problems)
+
+
 def _check_structure(graph: Graph, source: Graph) -> None:
     problems = []
     for node in graph:
         other = source.by_name.get(node.name)
         if other is None or (other.op, other.inputs) != (node.op, node.inputs):
-            what = "has none there" if other is None else f"is {other.op} there"
+            what = "has none there"
+            if other is not None:
+                what = f"has {other.op} there" if other.op != node.op else "has one of other inputs"
             where = node.origin.names[-1:] or (node.name,)
-            problems.append(
-                Problem("other-network", f"{node.op} must be what the build has in its place, and {what}", where)
-            )
+            message = f"{node.op} must be what the build has in its place, which {what}"
+            problems.append(Problem("other-network", message, where))
     missing = [n.origin.names[-1] if n.origin.nodes else n.name for n in source if n.name not in graph.by_name]
     if missing:
         problems.append(Problem("other-network", "the build has nodes that the network lacks", tuple(missing)))
     if problems:
         raise UsageError(
-            [replace(p, hint="only networks with the nodes of the one that was built can be loaded") for p in problems]
+            [
+                replace(
+                    p, hint="only a network with the nodes of the one that was built, and their names, can be loaded"
+                )
+                for p in problems
+            ]
         )
 
 
