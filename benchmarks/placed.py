@@ -3,18 +3,19 @@
 ::
 
     python -m benchmarks.placed                   # all that are not in placed.json yet
-    python -m benchmarks.placed --only dscnn      # one, anew
+    python -m benchmarks.placed --only dscnn      # one
 
 builds each network for the device (``tcompile build --target ecp5-85``), synthesizes, places and routes it once (``tcompile synth``),
 simulates some frames of it against onnxruntime, and writes ``placed.json`` and ``placed.md``. Large designs take half an hour each.
 Reads ``../shared/data`` (``--data``) for networks and frames that are not in ``examples``; works below ``build/placed`` (``--work``), where
-a build or a synthesis that is complete is taken as it is. Clocks are static timing at speed grade 6, not measured on a board.
+a synthesis that is complete is taken if it is of the same Verilog. Clocks are static timing at speed grade 6, not measured on a board.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,12 +75,21 @@ def report_of(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def identity_of(folder: Path) -> str:
+    """Digest of the Verilog and its memories; empty where there is none."""
+    file = folder / "host/registers.json"
+    return "".join(f"{word:08x}" for word in json.loads(file.read_text())["identity"]) if file.exists() else ""
+
+
 def run(case: Case, data: Path, work: Path) -> dict[str, Any]:
     """Build, synthesize, simulate what is not complete; the row of the table."""
-    folder = work / case.name
-    if not report_of(folder):
-        work.mkdir(parents=True, exist_ok=True)
-        tcompile("build", case.path(data), "-o", folder, *case.options)
+    folder, new = work / case.name, work / f"{case.name}.new"
+    work.mkdir(parents=True, exist_ok=True)
+    tcompile("build", case.path(data), "-o", new, "-f", *case.options)
+    if identity_of(new) != identity_of(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    shutil.rmtree(new, ignore_errors=True)
     if not (report_of(folder)["synthesis"] or {}).get("seeds"):
         tcompile("synth", folder, "--device", DEVICE)
     if report_of(folder)["verification"]["samples"] is None:
@@ -87,7 +97,7 @@ def run(case: Case, data: Path, work: Path) -> dict[str, Any]:
     report = report_of(folder)
     synthesis, performance, verification = (report[k] for k in ("synthesis", "performance", "verification"))
     return {
-        "title": case.title, "accuracy": case.accuracy, "options": list(case.options), "sha256": report["model"]["sha256"],
+        "title": case.title, "accuracy": case.accuracy, "options": list(case.options), "identity": identity_of(folder),
         "cycles": performance["ii_cycles"], "latency": performance["latency_cycles"],
         "simulated": performance["ii_cycles_simulated"], "samples": verification["samples"], "mismatches": verification["mismatches"],
         "clock_mhz": synthesis["fmax_mhz"], "fps": synthesis["fps"], "estimate": synthesis["estimate"], "used": synthesis["used"],

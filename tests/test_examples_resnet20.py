@@ -102,23 +102,21 @@ def test_the_sparse_network_is_ternary_seven_eighths_empty_and_proved():
     assert all(entry.proved for entry in compiled.lowered.certificate)
 
 
-def test_a_network_ends_where_it_is_told_to_and_takes_inputs_in_units(tmp_path):
+def test_a_network_takes_inputs_in_units(tmp_path):
     finetune = imported("finetune")
-    nodes = [helper.make_node("Gemm", ["x", "w"], ["a"], "linear"), helper.make_node("Softmax", ["a"], ["y"], "last")]
     weight = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "w")
     graph = helper.make_graph(
-        nodes, "net",
+        [helper.make_node("Gemm", ["x", "w"], ["y"], "linear")], "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])], [weight],
     )  # fmt: skip
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
     )
-    whole = import_model(finetune.load(tmp_path / "net.onnx", {}, "linear").model)
-    cut = finetune.in_units(finetune.ended(whole, "linear"), 256.0)
+    whole = import_model(finetune.load(tmp_path / "net.onnx").model)
+    units = finetune.in_units(whole, 256.0)
     x = np.array([[3.0, 7.0]], np.float32)
-    assert np.array_equal(finetune.predict(cut, cut.outputs[0], x / 256), x @ numpy_helper.to_array(weight))
-    assert finetune.ended(whole, None) is whole
+    assert np.array_equal(finetune.predict(units, units.outputs[0], x / 256), x @ numpy_helper.to_array(weight))
 
 
 def test_finetuning_starts_from_the_file_and_writes_what_it_trained(tmp_path):

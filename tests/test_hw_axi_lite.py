@@ -12,6 +12,7 @@ from amaranth.hdl import Cat, ClockDomain, Const, Module
 from amaranth.sim import Simulator
 
 from hw.axi_lite import OKAY, SLVERR, Control, Registers, fields, register_map
+from tests.gateware import ran
 
 IDENTITY = tuple(0x01234567 + 0x11111111 * k for k in range(8))
 CONTROL = Control(2, 1)
@@ -186,12 +187,7 @@ def load_bus(writes: Sequence[Write], seed: int | None, cycles: int) -> list[tup
                 seen.append(tuple(ctx.get(getattr(dut, f"load_{n}")) for n in ("memory", "word", "piece", "data")))
             await ctx.tick()
 
-    m = Module()
-    m.submodules.dut = dut
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
+    ran(dut, drive)
     assert len(master.log.writes) == len(writes)
     return seen
 

@@ -5,8 +5,8 @@
     python examples/resnet20/finetune.py resnet20.onnx --data build/resnet20/data.npz -o build/resnet20/tuned.onnx --epochs 4
 
 The fair float baseline of a compressed network: as many epochs, on the same pixels, validated on the same split. Adam
-with a cosine schedule; the last epoch is kept. On one machine the same seed gives the same file. ``--until`` ends the network at a node
-(before Softmax), ``--unit`` is what the pixels of the data are shares of where the network takes pixels.
+with a cosine schedule; the last epoch is kept. On one machine the same seed gives the same file. ``--unit`` is what the pixels of the data
+are shares of where the network takes pixels.
 Needs torch.
 """
 
@@ -69,19 +69,6 @@ def train(network: Network, data: Data, recipe: Recipe) -> None:
         print(f"epoch {epoch}/{recipe.epochs}  loss {total / len(y):.4f}  {seconds:.0f} s", flush=True)
 
 
-def ended(graph: Graph, node: str | None) -> Graph:
-    """The network up to an ONNX node."""
-    if node is None:
-        return graph
-    (last,) = (n.name for n in graph if node in n.origin.names)
-    needed, nodes = {last}, []
-    for n in reversed(graph.nodes):
-        if n.name in needed:
-            needed |= set(n.uses)
-            nodes.append(n)
-    return graph.with_nodes(nodes[::-1], (last,))
-
-
 def in_units(graph: Graph, unit: float) -> Graph:
     """The network for inputs divided by `unit`: the weights of the layers that take them times as much."""
     inputs = {n.name for n in graph.all(R.Input)}
@@ -112,10 +99,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--until", metavar="NODE")
     parser.add_argument("--unit", type=float, default=1.0)
     options = parser.parse_args()
-    graph = in_units(ended(import_model(load(options.model, {}, options.until).model), options.until), options.unit)
+    graph = in_units(import_model(load(options.model).model), options.unit)
     recipe = Recipe(epochs=options.epochs, rate=options.rate, seed=options.seed, batch=128, flip=True, shift=4)
     with np.load(options.data) as arrays:
         kind, (scores,) = graph.all(R.Input)[0].type, graph.outputs

@@ -23,7 +23,7 @@ def _writes(net: Netlist) -> Iterator[tuple[str, int]]:
     """Hold all, write one memory after the other, let go."""
     for number, rom in enumerate(net.roms):
         yield "load_place", 1 << HOLD | rom.pieces - 1 << 16 | number
-        for word in rom.filled:
+        for word in rom.words:
             for piece in range(rom.pieces):
                 yield "load_data", word >> 32 * piece & 0xFFFFFFFF
     yield "load_place", 0

@@ -18,16 +18,14 @@ def hex_text(words: Iterable[int], width: int) -> bytes:
 def memory_files(roms: Iterable[Rom], *, loadable: bool = False) -> tuple[dict[str, bytes], dict[str, str]]:
     """Files by name, and the name of each memory's file; the first memory with a content gives the name.
 
-    Memories that can be loaded have files of their own, with a word for every place.
+    Memories that can be loaded have files of their own.
     """
     files: dict[str, bytes] = {}
     owners: dict[bytes, str] = {}
     names: dict[str, str] = {}
     for rom in roms:
-        content = hex_text(rom.filled if loadable else rom.words, rom.shape.width)
-        if loadable:
-            owners = {}
-        name = owners.setdefault(content, f"{rom.name}.mem")
+        content, own = hex_text(rom.words, rom.shape.width), f"{rom.name}.mem"
+        name = own if loadable else owners.setdefault(content, own)
         files[name] = content
         names[rom.name] = name
     return files, names

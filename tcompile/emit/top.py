@@ -119,15 +119,7 @@ def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) ->
         net.nets,
         tuple(_cell(c, written[c.block], net.loadable) for c in net.cells),
         tuple(
-            _Rom(
-                r.name,
-                r.shape.width,
-                len(r.filled if net.loadable else r.words),
-                r.shape.address_width,
-                names[r.name],
-                r.address,
-                r.data,
-            )
+            _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data)
             for r in net.roms
         ),
         f"{net.identity:064x}",

@@ -32,6 +32,7 @@ __all__ = ["check_memories", "loadable", "mapped_like"]
 WIDTHS = (2, 4, 8, 9)  # bits of weights, rounded up: retrained ones may need more than these do
 CODES = (1, 2, 4, 8)  # the same of what requantizers give
 MOST_LEVELS = 256
+HINT = "the sum of a residual addition with rounded factors may be no such function; build without --loadable"
 
 
 def loadable(graph: Graph, like: Graph | None = None) -> Graph:
@@ -55,15 +56,14 @@ def loadable(graph: Graph, like: Graph | None = None) -> Graph:
     for node in graph:
         assert isinstance(node, I.IntNode)
         inputs = [nodes[i].type for i in node.inputs]
-        made: I.IntNode | None
-        if isinstance(node, I.Requantize):
-            made = _requantizer(node, _type(graph[node.inputs[0]]), inputs[0])
-        else:
-            made = _with_types(node, inputs)
-        if made is None:
-            assert isinstance(node, I.Requantize)
-            problems.append(_not_steps(node, _type(graph[node.inputs[0]])))
-            made = node
+        made: I.IntNode = node
+        try:
+            if isinstance(node, I.Requantize):
+                made = _requantizer(node, _type(graph[node.inputs[0]]), inputs[0])
+            else:
+                made = _with_types(node, inputs)
+        except _NotStepsError as reason:
+            problems.append(Problem("not-loadable", f"{reason} to be loaded", node.origin.names[-1:], HINT))
         nodes[node.name] = _at_least(made, known.get(node.name))
     if problems:
         raise UsageError(problems)
@@ -88,29 +88,15 @@ def _with_types(node: I.IntNode, inputs: list[IntType]) -> I.IntNode:
     return replace(node, type=IntType(shape, lo, hi))
 
 
-def _requantizer(node: I.Requantize, source: IntType, now: IntType) -> I.Requantize | None:
-    """A requantizer of `source` for what comes now; None where it has no steps that can be loaded."""
-    steps, kind = _steps(node, source), _whole(node.type)
-    if steps is not None:
-        return replace(node, form=steps, type=kind, levels=1 << kind.width)
-    return _unclipped(node, now) if is_identity(node, source) else None
-
-
-def _not_steps(node: I.Requantize, source: IntType) -> Problem:
-    """Why a requantizer cannot be loaded."""
-    ends = (
-        [node.form(np.full((node.form.channels, 1), end, np.int64), 0) for end in (source.lo, source.hi)]
-        if not isinstance(node.form, Table)
-        else []
-    )
-    many = bool(ends) and int(np.abs(ends[1] - ends[0]).max()) >= MOST_LEVELS
-    message = (
-        "must have at most 256 values to be loaded"
-        if many
-        else "must rise or fall throughout in each channel to be loaded, and does not"
-    )
-    hint = "the sum of a residual addition with rounded factors may be such a function; build without --loadable"
-    return Problem("not-loadable", message, node.origin.names[-1:], hint)
+def _requantizer(node: I.Requantize, source: IntType, now: IntType) -> I.Requantize:
+    """A requantizer of `source` for what comes now; raises where it has no steps that can be loaded."""
+    kind = _whole(node.type)
+    try:
+        return replace(node, form=_steps(node, source), type=kind, levels=1 << kind.width)
+    except _NotStepsError:
+        if not is_identity(node, source):
+            raise
+    return _unclipped(node, now)
 
 
 def _unclipped(node: I.Requantize, source: IntType) -> I.Requantize:
@@ -156,8 +142,12 @@ def _at_least(node: I.IntNode, known: Node | None) -> I.IntNode:
 # --- steps ---------------------------------------------------------------------------------------------------------------
 
 
-def _steps(node: I.Requantize, source: IntType) -> Comparators | None:
-    """The function by comparisons for each channel on its own; None where it is not monotone, or has too many values."""
+class _NotStepsError(Exception):
+    """A requantizer is no steps that can be loaded; the message says what must hold."""
+
+
+def _steps(node: I.Requantize, source: IntType) -> Comparators:
+    """The function by comparisons for each channel on its own; raises where it is not monotone, or has too many values."""
     form, channels = node.form, node.type.shape[node.axis]
     lo, hi = (np.full((form.channels, 1), end, np.int64) for end in (source.lo, source.hi))
     if isinstance(form, Table):  # defined on what can occur only
@@ -167,7 +157,7 @@ def _steps(node: I.Requantize, source: IntType) -> Comparators | None:
     first, last = form(lo, 0), form(hi, 0)
     count = int(np.abs(last - first).max())
     if count >= MOST_LEVELS:
-        return None
+        raise _NotStepsError(f"must have at most {MOST_LEVELS} values")
     steps = np.arange(1, count + 1)
     starts = _reached(form, lo, hi, first, np.sign(last - first), steps)
     thresholds, values = [], []
@@ -177,7 +167,7 @@ def _steps(node: I.Requantize, source: IntType) -> Comparators | None:
         values.append(first[c, 0] + np.sign(last[c, 0] - first[c, 0]) * np.arange(int(there.sum()) + 1))
     found = Comparators(tuple(thresholds), tuple(values))
     if not _equal(form, found, lo, hi):
-        return None
+        raise _NotStepsError("must rise or fall throughout in each channel")
     if found.channels < channels:
         found = Comparators(found.thresholds * channels, found.values * channels)
     return found
@@ -285,14 +275,8 @@ def _check_structure(graph: Graph, source: Graph) -> None:
     if missing:
         problems.append(Problem("other-network", "the build has nodes that the network lacks", tuple(missing)))
     if problems:
-        raise UsageError(
-            [
-                replace(
-                    p, hint="only a network with the nodes of the one that was built, and their names, can be loaded"
-                )
-                for p in problems
-            ]
-        )
+        hint = "only a network with the nodes of the one that was built, and their names, can be loaded"
+        raise UsageError([replace(p, hint=hint) for p in problems])
 
 
 def _check_hardware(built: Design, other: Design, graph: Graph) -> None:

@@ -63,16 +63,12 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
         m, data = Module(), []
         for piece in range(rom.pieces):
             low, width = 32 * piece, min(32, rom.shape.width - 32 * piece)
-            part = [word >> low & (1 << width) - 1 for word in rom.filled]
+            part = [word >> low & (1 << width) - 1 for word in rom.words]
             m.submodules[f"piece_{piece}"] = memory = Ram(shape=width, depth=len(part), init=part)
             out, into = memory.read_port(), memory.write_port()
             mine = wires["load_go"] & (wires["load_memory"] == number) & (wires["load_piece"] == piece)
-            m.d.comb += [
-                out.addr.eq(wires[rom.address]),
-                into.addr.eq(wires["load_word"]),
-                into.data.eq(wires["load_data"]),
-            ]
-            m.d.comb += into.en.eq(mine)
+            m.d.comb += [out.addr.eq(wires[rom.address]), into.addr.eq(wires["load_word"]), into.en.eq(mine)]
+            m.d.comb += into.data.eq(wires["load_data"])
             data.append(out.data)
         m.d.comb += wires[rom.data].eq(Cat(*data))
         return m

@@ -94,11 +94,6 @@ class Rom:
         """Parts of 32 bits in which a word is loaded."""
         return -(-self.shape.width // 32)
 
-    @property
-    def filled(self) -> tuple[int, ...]:
-        """A word for every place."""
-        return self.words + (0,) * (self.shape.depth - len(self.words))
-
 
 @dataclass(frozen=True)
 class Netlist:
@@ -119,7 +114,7 @@ def stream_net(stream: str, signal: str) -> str:
 
 
 def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
-    """Join a design's instances, its memories and the control registers.
+    """Join a design's instances, its memories and the control registers; memories that can be loaded have a word for every place.
 
     Parameters
     ----------
@@ -239,5 +234,7 @@ def _roms(instance: Instance) -> Iterator[Rom]:
         words = tuple(instance.memories[name])
         if not shape.takes(words):
             raise _fault(f"{name} of {instance.name} must hold {shape.depth} words of {shape.width} bits")
+        if instance.loadable:  # others may have more
+            words += (0,) * (shape.depth - len(words))
         base = f"rom_{instance.name}_{name}"
         yield Rom(base.removeprefix("rom_"), shape, words, f"{base}_addr", f"{base}_data")
