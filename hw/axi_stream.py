@@ -280,13 +280,13 @@ class _AxisIn(wiring.Component):
         m = Module()
         m.submodules.pair = pair = _Pair(self.block.bus.bits)
         wiring.connect(m, pair.o, wiring.flipped(self.o))
-        awake, filling, dropping = Signal(), Signal(), Signal()
-        position = Signal(range(max(2, self.block.beats)))
-        last, accepted, kept = Signal(), Signal(), Signal()
+        opened, filling, dropping = Signal(), Signal(), Signal()
+        beats = self.block.beats
+        position, last = Signal(range(max(2, beats))), Signal(init=beats == 1)
+        accepted, kept = Signal(), Signal()
         early, late, moved = Signal(), Signal(), Signal()
         m.d.comb += [
-            last.eq(position == self.block.beats - 1),
-            self.s_tready.eq(awake & ~filling & pair.i.ready),
+            self.s_tready.eq(opened & pair.i.ready),
             accepted.eq(self.s_tvalid & self.s_tready),
             kept.eq(accepted & ~dropping),
             early.eq(kept & self.s_tlast & ~last),
@@ -296,13 +296,12 @@ class _AxisIn(wiring.Component):
             pair.i.payload.eq(Mux(filling, 0, self.s_tdata)),
             self.begun.eq(position != 0),
         ]
-        m.d.sync += awake.eq(1)
         with m.If(moved):
-            m.d.sync += position.eq(Mux(last, 0, position + 1))
+            m.d.sync += [position.eq(Mux(last, 0, position + 1)), last.eq(beats == 1 or position == beats - 2)]
         with m.If(early):
-            m.d.sync += filling.eq(1)
-        with m.Elif(moved & last):
-            m.d.sync += filling.eq(0)
+            m.d.sync += [filling.eq(1), opened.eq(0)]
+        with m.Elif(~filling | (moved & last)):
+            m.d.sync += [filling.eq(0), opened.eq(1)]
         with m.If(late):
             m.d.sync += dropping.eq(1)
         with m.Elif(accepted & self.s_tlast):

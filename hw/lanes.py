@@ -262,12 +262,19 @@ class _Lanes(wiring.Component):
         return rows
 
     def size(self, domain: Any, m: Module, x: Value, zero: Value, two: Value, name: str) -> Signal:
-        """An element, twice it, or 0, which is the reset of a register."""
+        """An element, twice it, or 0.
+
+        The tables that choose a size have room for the zero too. Where nothing is chosen it is the reset of a register, which saves
+        a table for each bit; but a tile of an FPGA takes few resets, and a device almost full of them is hard to place.
+        """
         size = Mux(two, x << 1, x) if self.lanes.doubles else x
         value = Signal(size.shape(), name=name, reset_less=True)
-        domain += value.eq(size)
-        with m.If(zero):
-            domain += value.eq(0)
+        if self.lanes.doubles:
+            domain += value.eq(size & (~zero).replicate(len(size)))
+        else:
+            domain += value.eq(size)
+            with m.If(zero):
+                domain += value.eq(0)
         return value
 
     @property
