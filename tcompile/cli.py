@@ -145,6 +145,7 @@ def check(
     clock_mhz: Clock = None,
     form: Form = None,
     target: Target = None,
+    loadable: Loadable = None,
     config: Config = None,
     dump_ir: DumpIr = False,
     explain: Explain = False,

@@ -473,15 +473,27 @@ def build(compiled: Compiled, options: BuildOptions) -> Built:
 
 def _loadable(graph: Graph, options: BuildOptions) -> Mapped:
     """Hardware for a network's structure, with its weights as the first ones."""
-    graph = loadable(graph)
-    mapped = map_network(graph, replace(choice_of(graph, options), form="engine", permute=False))
-    graphs = tuple(p.label for p in mapped.plans.values() if p.fold.form != "engine")
-    if graphs:
-        message = "must be engines for their weights to be loaded, and the folding file makes them graphs"
-        raise UsageError(Problem("not-loadable", message, graphs, "leave their form out of the folding file"))
+    graph, choice = _asked(graph, options)
+    mapped = map_network(graph, choice)
+    _check_engines(mapped.plans)
     check_legal(mapped.graph)
     check_memories(mapped.design, mapped.graph)
     return mapped
+
+
+def _asked(graph: Graph, options: BuildOptions) -> tuple[Graph, Choice]:
+    """The network to map, and what the options ask of its mapping."""
+    if not options.loadable:
+        return graph, choice_of(graph, options)
+    graph = loadable(graph)
+    return graph, replace(choice_of(graph, options), form="engine", permute=False)
+
+
+def _check_engines(plans: Mapping[str, Plan]) -> None:
+    graphs = tuple(p.label for p in plans.values() if p.fold.form != "engine")
+    if graphs:
+        message = "must be engines for their weights to be loaded, and the folding file makes them graphs"
+        raise UsageError(Problem("not-loadable", message, graphs, "leave their form out of the folding file"))
 
 
 def _like(graph: Graph, built: Directory) -> Mapped:
@@ -504,16 +516,18 @@ def plan(compiled: Compiled, options: BuildOptions) -> dict[str, Plan]:
     Raises
     ------
     UsageError
-        A folding that cannot be, or a target out of reach.
+        A folding that cannot be, or a target out of reach; weights that are to be loaded, and cannot.
     """
-    graph = compiled.lowered.graph
-    return plan_layers(graph, choice_of(graph, options))
+    plans = plan_layers(*_asked(compiled.lowered.graph, options))
+    if options.loadable:
+        _check_engines(plans)
+    return plans
 
 
 def planned_luts(compiled: Compiled, options: BuildOptions, plans: Mapping[str, Plan]) -> dict[str, int]:
     """Estimate for each planned layer by its label: its own blocks, and what takes its lanes as they come."""
-    graph = compiled.lowered.graph
-    family, work = choice_of(graph, options).family, tasks(graph)
+    graph, choice = _asked(compiled.lowered.graph, options)
+    family, work = choice.family, tasks(graph)
     pace = max((p.cycles for p in plans.values()), default=1)
     return {
         plan.label: (cost(work[name], plan, family) + cost_behind(work[name], plan, pace, family)).lut

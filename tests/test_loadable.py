@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from onnx import helper, numpy_helper
 import tcompile
 from hw.axi_lite import LOAD_BUS, Control, Registers
 from tcompile.errors import UsageError
+from tcompile.explore.evaluate import Task, evaluate
+from tcompile.explore.space import Point
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
 from tcompile.ir.interpret import interpret
@@ -24,6 +27,7 @@ from tcompile.ir.legality import check
 from tcompile.ir.requantizers import Comparators, Division, Shift, Table
 from tcompile.mapping.loadable import loadable
 from tcompile.mapping.requantize import is_identity
+from tests.command import tcompile as command
 from tests.networks import Builder, RandomNetwork, frames_of
 
 DIGITS = Path(__file__).parents[1] / "examples/digits/digits.int2.onnx"
@@ -300,6 +304,19 @@ def test_hardware_that_cannot_be_loaded_is_refused_wrong(tmp_path):
     tcompile.compile(DIGITS).write(tmp_path / "build")
     with pytest.raises(UsageError, match="whose weights can be loaded"):
         tcompile.compile(DIGITS, like=str(tmp_path / "build"))
+
+
+def test_check_plans_engines_for_weights_to_be_loaded(tmp_path):
+    (tmp_path / "fold.json").write_text('{"conv1": {"form": "serial"}}')
+    result = command("check", DIGITS, "--loadable", "--json")
+    assert result.code == 0 and {row["form"] for row in json.loads(result.out)["layers"]} == {"engine"}
+    refused = command("check", DIGITS, "--loadable", "--fold", tmp_path / "fold.json")
+    assert refused.code != 0 and "must be engines for their weights to be loaded" in refused.err
+
+
+def test_a_point_of_an_exploration_may_be_loadable():
+    fixed, other = (evaluate(Task(Point.of(str(DIGITS), {"loadable": value}))) for value in (False, True))
+    assert fixed["interval"] == other["interval"] and fixed["lut"] < other["lut"]
 
 
 @pytest.mark.parametrize(

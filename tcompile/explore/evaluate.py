@@ -32,6 +32,7 @@ HARDWARE = (
     "target",
     "permute",
     "form",
+    "loadable",
 )  # options that leave the integers alone
 TILED = ("pe", "simd")  # but of these, tiles are pruned
 
