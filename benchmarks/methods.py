@@ -78,12 +78,15 @@ def pruned(method: str, share: float, *more: str, group: str = "tile") -> tuple[
 
 ROWS = (
     Row("sws", "statistical scaling", "1", seeds=SEEDS, simulated=True),
+    Row("sws-a8", "statistical scaling, activations of 8 bits", "1", ("--act-bits", "8")),
     Row("sws2", "statistical scaling, two terms", "1", ("--terms", "2")),
     Row("twn", "TWN", "-", ("--ternary", "twn")),
     Row("magnitude50", "magnitude, half of the tiles", "-", pruned("magnitude", 0.5), seeds=SEEDS),
     Row("lasso50", "group lasso, half of the tiles", "2", pruned("lasso", 0.5)),
     Row("wpc25", "clipping, a quarter of the tiles", "2", pruned("wpc", 0.25), simulated=True),
+    Row("wpc25-a8", "clipping, a quarter of the tiles, activations of 8 bits", "2", pruned("wpc", 0.25, "--act-bits", "8"), simulated=True),
     Row("wpc50", "clipping, half of the tiles", "2", pruned("wpc", 0.5), seeds=SEEDS, simulated=True),
+    Row("wpc50-a8", "clipping, half of the tiles, activations of 8 bits", "2", pruned("wpc", 0.5, "--act-bits", "8"), simulated=True),
     Row("wpc75", "clipping, three quarters of the tiles", "2", pruned("wpc", 0.75), simulated=True),
     Row("gaussian", "truncated Gaussian", "3", ("--ternary", "gaussian"), 'per = "layer"'),
     Row("rank", "low rank by search", "4", ("--low-rank", "search")),
@@ -147,7 +150,7 @@ NETWORKS = (
          "--epochs", "{epochs}"),
         5, 8, "tuned.onnx", before=(("resnet20/prepare.py", "{data}/datasets/cifar10-jpeg", "-o", "{work}"),),
         options=("--distill", "0.5", "--rate", "0.001"), config="strength = 5e-4\nretrain = 5\nflip = true\nshift = 4",
-        rows=("sws", "wpc25", "weight50", "weight70", "weight85"), seeds=1,
+        rows=("sws", "sws-a8", "wpc25", "wpc25-a8", "weight50", "weight70", "weight85"), seeds=1,
     ),
 )  # fmt: skip
 
@@ -289,7 +292,7 @@ def text(found: Found) -> str:
         "",
         "`python -m benchmarks.methods`: networks trained by `tcompile compress` on a processor, every method for as many epochs; where there is pruning",
         "its last third, or `retrain` epochs, train the survivors. Schedules are short: compare rows, not papers. All layers are ternary, first and last too; activations",
-        "have 4 bits. *Float*: the network that every method starts from, and the same trained for as many epochs as a method",
+        "have 4 bits where nothing else is said. *Float*: the network that every method starts from, and the same trained for as many epochs as a method",
         "has seen in all; *drop* is against the better of the two. Nothing was chosen on test frames; onnxruntime computes torch's scores bit for bit on every test",
         "frame. Mean and sample standard deviation over seeds. *Smaller*: whole model, and layers of 2 bits, against 32 bits per weight.",
         "*Cycles*: slowest layer on engines of 8 x 8 lanes.",

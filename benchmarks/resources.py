@@ -156,6 +156,16 @@ def engines() -> Iterator[Measured]:
             kind, Bus(simd if kind == "dot" else pe, width), Bus(pe, acc, kind in ("dot", "lane")), ring, span, moves,
             of.frame, entries, tiles=tiles, weight_width=weight, doubles=doubles, places=4,
         )  # fmt: skip
+    for kind, simd, pe, width, acc, kernel, size, words, entries in [
+        ("dot", 8, 8, 8, 19, 1, 1, 8, 96), ("dot", 4, 16, 8, 18, 3, 10, 2, 60), ("dot", 16, 12, 8, 20, 1, 1, 16, 200),
+        ("dot", 8, 16, 4, 14, 1, 1, 8, 64), ("dot", 32, 8, 8, 21, 1, 1, 20, 120), ("lane", 16, 16, 8, 18, 3, 10, 1, 30),
+        ("lane", 4, 4, 4, 14, 3, 16, 2, 50),
+    ]:  # fmt: skip
+        of = window(1, 1, size, kernel, 1, words)
+        yield Engine(
+            kind, Bus(simd if kind == "dot" else pe, width), Bus(pe, acc, True), of.span + max(words, 4), of.span, of.moves,
+            of.frame, entries, tiles=entries, weight_width=8, doubles=True, coded=True, places=4,
+        )  # fmt: skip
     for simd, pe, width, acc in [(8, 8, 2, 7), (16, 4, 2, 9), (4, 8, 8, 14), (8, 16, 4, 10)]:
         yield Engine(
             "dot", Bus(simd, width, True), Bus(pe, acc, True), 16, 8, ((1, 0),), 8, 64,

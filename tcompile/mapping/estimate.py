@@ -892,8 +892,9 @@ def engine(block: Engine, family: Family, distinct: float = 1.0) -> Made:
     axes = grid(count for count, _ in block.moves if steps)
     entry, tile = bits(block.entries), bits(block.tiles) * block.weighted
     lut = {
-        "control": 1, "tree": pes * added, "terms": odd * width, "booth": booth, "passes": booth * (lanes.passes - 1),
-        "doubles": digits * block.i.width * lanes.doubles, "sums": pes * carry(block.o.width + 1) * sums,
+        "control": 1, "tree": pes * added, "terms": odd * width * (not lanes.doubles),
+        "doubles": (digits - odd) * width * lanes.doubles, "doubled terms": odd * width * lanes.doubles,
+        "booth": booth, "passes": booth * (lanes.passes - 1), "sums": pes * carry(block.o.width + 1) * sums,
         "shifted": block.o.bits * (lanes.passes - 1), "max": pes * carry(block.o.width) * (not sums),
         "counter": entry + tile + axes["counter"] + move, "levels": 2 * level,
         "places": place * (1 if block.depth & (block.depth - 1) == 0 else 5), "axes": axes["axes"],
