@@ -17,7 +17,7 @@ from hw.timing import Channel, Op, Program, Queue
 
 __all__ = ["run"]
 
-GET, PUT, SEND, RECV, SET, SUM, DIFFERENCE, VALUE, START, REPEAT, JUMP, DUE = (int(op) for op in Op)
+GET, PUT, SEE, SEND, RECV, SET, SUM, DIFFERENCE, VALUE, START, REPEAT, JUMP, DUE = (int(op) for op in Op)
 ROOM = 1 << 12  # of what grows, at the beginning
 NOBODY = -1
 TIME, FOLLOWING = range(2)  # of an entry of the pool
@@ -98,6 +98,7 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # calls with all that they need are t
 ) -> tuple[Ints, Ints]:
     """Cycles of the transfers of each channel after the other, and where each channel's begin."""
     getter, putter = np.full(channels, NOBODY), np.full(channels, NOBODY)  # processes that wait, and since when
+    seer = np.full(channels, NOBODY)
     wish, offer = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     receiver = np.full(len(spare), NOBODY)  # process that waits for a time
     lists, pool, entries = np.full((len(spare), 2), NOBODY), np.zeros((ROOM, 2), np.int64), np.array([NOBODY, 0])
@@ -121,6 +122,12 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # calls with all that they need are t
                         getter[place], wish[place] = me, time
                     else:
                         putter[place], offer[place] = me, time
+                        other = seer[place]
+                        if other != NOBODY:
+                            r[code[counters[other] - 1, 3]] = max(time, wish[place])
+                            seer[place] = NOBODY
+                            ready[count] = other
+                            count += 1
                     break
                 if op == GET:
                     time, putter[place] = max(time, offer[place]), NOBODY
@@ -133,6 +140,12 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # calls with all that they need are t
                     where, when = _roomier(where), _roomier(when)
                 where[transfers], when[transfers] = place, time
                 transfers += 1
+            elif op == SEE:
+                if putter[place] == NOBODY:
+                    counters[me] = pc
+                    seer[place], wish[place] = me, time
+                    break
+                r[into] = max(time, offer[place])
             elif op == SEND:
                 other = receiver[place]
                 if other != NOBODY:

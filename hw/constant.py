@@ -73,6 +73,11 @@ class ConstantMatrix(Block):
         """Cycles from the start of a vector until its result is offered."""
 
     @property
+    def digits(self) -> int:
+        """Ticks in which a vector is read, of which it is taken in the last."""
+        return 1
+
+    @property
     def latency(self) -> int:
         return self.ticks + 1
 
@@ -113,4 +118,4 @@ class ConstantMatrix(Block):
         return (self.graph.evaluate(inputs[0]),)
 
     def processes(self, i: Sequence[Channel], o: Sequence[Channel]) -> Iterable[Program]:
-        return elastic(i[0], o[0], self.interval, self.ticks)
+        return elastic(i[0], o[0], self.interval, self.ticks, self.digits)

@@ -45,20 +45,20 @@ Bits = tuple[Bit | None, ...]  # lowest first; 0 where None
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One bit of each of some inputs: taken from the payload, then from the register `next` as digits are given.
+    """One bit of the digit of some inputs.
 
     Parameters
     ----------
     name : str
-    loaded : tuple of (int or None)
-        Bits of the payload; 0 where None.
-    next : str or None
-        The register with the bits one digit higher; zeros where None.
+    digits : tuple of tuple of (int or None)
+        Bits of the payload, digit by digit; 0 where None.
+    behind : str or None
+        The register that is read behind the last digit, which holds its highest bit; zeros where None.
     """
 
     name: str
-    loaded: tuple[int | None, ...]
-    next: str | None
+    digits: tuple[tuple[int | None, ...], ...]
+    behind: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,20 @@ class Plan:
         return sorted({(b.time, b.skip) for b in read if b is not None and b.skip})
 
 
-def plan(block: ConstantMatrix, digit: int) -> Plan:
-    """The registers of a graph for digits of some bits."""
-    return _Planner(block, digit).plan()
+def plan(block: ConstantMatrix, digit: int, digits: int, *, repeats: bool) -> Plan:
+    """The registers of a graph.
+
+    Parameters
+    ----------
+    block : ConstantMatrix
+    digit : int
+        Bits of a digit.
+    digits : int
+        Digits of an element.
+    repeats : bool
+        Whether the highest bit of an element stands for those behind its last digit.
+    """
+    return _Planner(block, digit, digits, repeats).plan()
 
 
 def _cut(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -160,9 +171,11 @@ def _cut(items: Sequence[T]) -> Iterator[Sequence[T]]:
 class _Planner:
     """Bits of digits by value and by how many ticks after the value's own time they are read."""
 
-    def __init__(self, block: ConstantMatrix, digit: int) -> None:
+    def __init__(self, block: ConstantMatrix, digit: int, digits: int, repeats: bool) -> None:
         self.block = block
         self.digit = digit
+        self.digits = digits
+        self.repeats = repeats
         self.columns = block.graph.inputs
         self.bits: dict[tuple[int, int, int], Bit] = {}  # value, delay, bit of the digit
         self.waits = self.needed()
@@ -223,20 +236,17 @@ class _Planner:
 
     def inputs(self) -> list[Held]:
         """The digits of the elements that are used, with their sign or zeros behind; and their delays."""
-        d = self.digit
+        d, i = self.digit, self.block.i
         used = sorted({value for value, _ in self.waits if value < self.columns}, key=lambda v: (-self.wait(v), v))
         held = []
-        width, is_signed = self.block.i.width, self.block.i.signed
-        length = -(-width // d) * d
         for n, part in enumerate(_cut(used)):
-            names = [self.named(f"held_{n}_{bit}", len(part)) for bit in range(length)]
+            names = [self.named(f"held_{n}_{bit}", len(part)) for bit in range(d)]
             for bit, name in enumerate(names):
-                place = min(bit, width - 1) if is_signed or bit < width else None
-                loaded = tuple(None if place is None else v * width + place for v in part)
-                higher = names[bit + d] if bit + d < length else names[-1] if is_signed else None
-                held.append(Held(name, loaded, higher))
-            for bit in range(d):
-                self.bits |= {(v, 0, bit): Bit(names[bit], k) for k, v in enumerate(part)}
+                places = [bit + d * k for k in range(self.digits)]
+                known = [min(p, i.width - 1) if i.signed or p < i.width else None for p in places]
+                digits = tuple(tuple(None if p is None else v * i.width + p for v in part) for p in known)
+                held.append(Held(name, digits, names[-1] if self.repeats else None))
+                self.bits |= {(v, 0, bit): Bit(name, k) for k, v in enumerate(part)}
         self.delay(used, "0")
         return held
 

@@ -1,19 +1,19 @@
 """A pipeline that stops as a whole while its result waits: control and timing of the adder graphs.
 
-A word is taken into a register and *starts* in the next cycle in which the pipeline moves (a *tick*); it keeps the
-register for `interval` ticks, is offered `latency` ticks after its start, and while it is offered and not taken there
-are no ticks. Wide results need no queue this way: the registers of the pipeline are their own waiting room, and a clock
-enable costs nothing in an FPGA.
+A word is read digit by digit into registers of a digit, the first one as soon as the word stands there and the last one when it is
+taken; of a word of one digit both are the same cycle. It *starts* in the next cycle in which the pipeline moves (a *tick*) after the
+first, has the registers for `interval` ticks, is offered `latency` ticks after its start, and while it is offered and not taken there
+are no ticks. Wide words need no queues this way: what comes before keeps a word until it is read, the registers of the pipeline are
+the waiting room of results, and a clock enable costs nothing in an FPGA.
 
-``ready`` never falls without a transfer: the register is either empty, which does not depend on ticks, or its word
-leaves in this very tick.
+``ready`` never falls without a transfer: it rises with the digit before the last, and the last one is read in the very next tick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.timing import Channel, Program, Queue
 
@@ -30,29 +30,35 @@ class Elastic:
         Handshakes of the streams; `i_ready` and `o_valid` are driven.
     interval, latency : int
         In ticks, at least 1.
+    digits : int
+        Of a word, at most `interval`.
+    repeats : bool
+        Whether something else is read behind the last digit, as one more, until the interval ends; else zeros.
 
     Attributes
     ----------
     tick : Value
         Whether the pipeline moves in this cycle.
-    enable, load : Value
-        Whether the register of the inputs changes at the end of this cycle, and if so, whether it takes a new word.
+    enable : Value
+        Whether the registers of a digit change at the end of this cycle.
     started : list of Value
-        Whether the word in the register started 0, 1, 2 ... `latency` ticks ago.
+        Whether the word in the registers started 0, 1, 2 ... `latency` ticks ago.
     resting : list of Value
         Whether, so many ticks ago, no tick of a word was to follow: its last tick, or there was none.
     """
 
     def __init__(
-        self, m: Module, i_valid: Value, i_ready: Value, o_valid: Value, o_ready: Value, interval: int, latency: int
-    ) -> None:
+        self, m: Module, i_valid: Value, i_ready: Value, o_valid: Value, o_ready: Value, interval: int, latency: int,
+        digits: int = 1, *, repeats: bool = False,
+    ) -> None:  # fmt: skip
         full, start, load = Signal(name="full"), Signal(name="start"), Signal(name="load", init=1)
         tick, enable = Signal(name="tick"), Signal(name="enable")
         passed, rested = Signal(latency, name="passed"), Signal(latency, name="rested")
+        ends = Signal(name="ends")
         m.d.comb += [
             tick.eq(~o_valid | o_ready),
             enable.eq(~full | tick),
-            i_ready.eq(load & enable),
+            i_ready.eq((load if digits == 1 else ends) & enable),
             o_valid.eq(passed[-1]),
         ]
         with m.If(enable):
@@ -69,18 +75,41 @@ class Elastic:
             m.d.sync += [passed.eq(Cat(start, passed)), rested.eq(Cat(load, rested))]
         self.tick = tick
         self.enable = enable
-        self.load = load
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
+        self.odd, self.fixed = Signal(name="odd"), Signal(name="fixed")
+        self.pairs = [Signal(name=f"pair_{k}") for k in range(1, -(-(digits + repeats) // 2))]
+        if interval == 1:
+            return
+        turn = Signal(range(digits + 1), name="turn")  # of the digit that is read next, and in a register:
+        place = Signal(range(digits + 1), name="place")
+        behind = turn == digits if interval > digits and not repeats else Const(0, 1)
+        m.d.comb += turn.eq(Mux(load, i_valid, Mux(phase == interval - 2, 0, Mux(place == digits, digits, place + 1))))
+        with m.If(enable):
+            m.d.sync += [place.eq(turn), ends.eq(turn == digits - 1)]
+            m.d.sync += [self.odd.eq(turn[0] & ~behind), self.fixed.eq((turn >= 2) | behind)]
+            m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self.pairs, start=1)]
+
+    def chosen(self, digits: Sequence[Value]) -> Value:
+        """The digit that is read, in a look-up table of four inputs for each two of them.
+
+        The first table gives one of two digits; or 0 or 1, by which a later one then chooses among its two, or which is what is left.
+        """
+        found = Mux(self.odd, digits[1], digits[0]) if len(digits) > 1 else digits[0]
+        found = Mux(self.fixed, self.odd.replicate(len(digits[0])), found)
+        for k, pair in enumerate(self.pairs, start=1):
+            low, high = digits[2 * k], digits[2 * k + 1] if 2 * k + 1 < len(digits) else Const(0)
+            found = Mux(pair, (found & high) | (~found & low), found)
+        return found
 
 
-def elastic(i: Channel, o: Channel, interval: int, latency: int) -> Iterable[Program]:
+def elastic(i: Channel, o: Channel, interval: int, latency: int, digits: int = 1) -> Iterable[Program]:
     """The timing of such a pipeline."""
     starts, frozen = Queue(), Queue()
-    return (_taken(i, starts, frozen, interval, latency), _given(o, starts, frozen, latency))
+    return (_taken(i, starts, frozen, interval, latency, digits), _given(o, starts, frozen, latency))
 
 
-def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int) -> Program:
+def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int, digits: int) -> Program:
     """Takes words; a tick is a cycle less the cycles frozen before it, which are asked for no earlier than needed."""
     offered = Queue()  # ticks at which words will be offered, whose waiting is not known yet
     p = Program()
@@ -91,7 +120,7 @@ def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int
             p.recv(frozen, waited)
             p.sum(lost, lost, waited)
         p.sum(least_taken, start + (interval - 1), lost)
-        p.get(i, taken, zero, least_taken)
+        (p.get if digits == 1 else p.see)(i, taken, zero, least_taken)
         p.set(least, start + interval)
         p.difference(start, taken + 1, lost)
         with p.due(offered, tick, start):
@@ -102,6 +131,12 @@ def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int
         p.set(start, start, least)
         p.send(offered, start + latency)
         p.send(starts, start)
+        if digits > 1:  # the last digit is read in the tick before its own
+            with p.due(offered, tick, start + (digits - 2)):
+                p.recv(frozen, waited)
+                p.sum(lost, lost, waited)
+            p.sum(least_taken, start + (digits - 2), lost)
+            p.get(i, taken, least_taken)
     return p
 
 

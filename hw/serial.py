@@ -55,13 +55,23 @@ class Serial(ConstantMatrix):
         return -(-self.o.width // self.digit)
 
     @property
+    def digits(self) -> int:
+        """Digits of an element, which are read one after the other."""
+        return min(-(-self.i.width // self.digit), self.interval)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether signs are to be read behind the last of them."""
+        return self.i.signed and self.digits < self.interval
+
+    @property
     def ticks(self) -> int:
         return self.depth + self.interval
 
     @cached_property
     def plan(self) -> Plan:
         """All registers but those of the control."""
-        return plan(self, self.digit)
+        return plan(self, self.digit, self.digits, repeats=self.repeats)
 
     def component(self) -> wiring.Component:
         return _Serial(self)
@@ -75,7 +85,8 @@ class _Serial(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         b = self.block
-        control = Elastic(m, self.i.valid, self.i.ready, self.o.valid, self.o.ready, b.interval, b.ticks)
+        handshakes = (self.i.valid, self.i.ready, self.o.valid, self.o.ready)
+        control = Elastic(m, *handshakes, b.interval, b.ticks, b.digits, repeats=b.repeats)
         body = _Body(b, m, control)
         body.inputs(self.i.payload)
         body.graph()
@@ -114,12 +125,15 @@ class _Body:
         return found & ~self.reading[bit.time, bit.skip] if bit.skip else found
 
     def inputs(self, payload: Value) -> None:
-        """Registers that give the digits of the elements."""
+        """Registers of the elements' digits."""
         with self.m.If(self.control.enable):
             for held in self.plan.held:
-                loaded = Cat(*(Const(0, 1) if k is None else payload[k] for k in held.loaded))
-                higher = 0 if held.next is None else self.registers[held.next]
-                self.m.d.sync += self.registers[held.name].eq(Mux(self.control.load, loaded, higher))
+                digits: list[Value] = [
+                    Cat(*(Const(0, 1) if k is None else payload[k] for k in digit)) for digit in held.digits
+                ]
+                if held.behind is not None:
+                    digits.append(self.registers[held.behind])
+                self.m.d.sync += self.registers[held.name].eq(self.control.chosen(digits))
 
     def graph(self) -> None:
         """All that moves with a tick but the results."""

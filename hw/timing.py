@@ -6,6 +6,7 @@ maximum of sums of earlier times, whatever the order in which processes are run,
 cycle for cycle. A process is a `Program`, or a generator that yields
 
 - ``("get", channel, earliest)`` or ``("put", channel, earliest)``: a transfer; the answer is its cycle,
+- ``("see", channel, earliest)``: the cycle from which a beat can be read, though it is not taken yet,
 - ``("send", queue, time)``: hand a time to another process of the same block, without waiting,
 - ``("recv", queue)``: wait for such a time; the answer is the time.
 
@@ -46,12 +47,13 @@ NEVER = -(1 << 60)  # before all times
 class Channel:
     """One stream. With `record`, the cycles of all transfers are kept in `times`."""
 
-    __slots__ = ("getter", "name", "offer", "putter", "times", "transfers", "wish")
+    __slots__ = ("getter", "name", "offer", "putter", "seer", "times", "transfers", "wish")
 
     def __init__(self, name: str = "", *, record: bool = False) -> None:
         self.name = name
         self.putter: Steps | None = None
         self.getter: Steps | None = None
+        self.seer: Steps | None = None
         self.offer = 0
         self.wish = 0
         self.transfers = 0
@@ -89,16 +91,17 @@ class Op(IntEnum):
 
     GET = 0  # into = cycle of a transfer on the channel `where`, not before max
     PUT = 1
-    SEND = 2  # max to the queue `where`
-    RECV = 3  # into = the next time of the queue `where`
-    SET = 4  # into = max
-    SUM = 5  # into = a + b
-    DIFFERENCE = 6  # into = a - b
-    VALUE = 7  # into = the next of the table `where`
-    START = 8  # as VALUE; from 0 on downwards, go on at `to`
-    REPEAT = 9  # into less one; unless that is 0, go on at `to`
-    JUMP = 10  # go on at `to`
-    DUE = 11  # into = the next time of the queue `where` if there is one and it is at most max; else go on at `to`
+    SEE = 2  # into = cycle in which a beat stands on the channel `where`, not before max; it stays there
+    SEND = 3  # max to the queue `where`
+    RECV = 4  # into = the next time of the queue `where`
+    SET = 5  # into = max
+    SUM = 6  # into = a + b
+    DIFFERENCE = 7  # into = a - b
+    VALUE = 8  # into = the next of the table `where`
+    START = 9  # as VALUE; from 0 on downwards, go on at `to`
+    REPEAT = 10  # into less one; unless that is 0, go on at `to`
+    JUMP = 11  # go on at `to`
+    DUE = 12  # into = the next time of the queue `where` if there is one and it is at most max; else go on at `to`
 
 
 class Instruction(NamedTuple):
@@ -162,6 +165,10 @@ class Program:
     def put(self, channel: Channel, into: Time, *earliest: Time) -> None:
         """Give a beat."""
         self._add(Op.PUT, earliest, where=self._place(channel), into=into.register)
+
+    def see(self, channel: Channel, into: Time, *earliest: Time) -> None:
+        """Read a beat as early as possible, but not before the times, and leave it to be taken later."""
+        self._add(Op.SEE, earliest, where=self._place(channel), into=into.register)
 
     def send(self, queue: Queue, *value: Time) -> None:
         """Hand a time to another process of the block."""
@@ -240,7 +247,7 @@ class Program:
     def steps(self) -> Steps:
         """The program as a generator."""
         r, at, pc = list(self.registers), [0] * len(self.tables), 0
-        kinds = {op: op.name.lower() for op in (Op.GET, Op.PUT, Op.SEND, Op.RECV)}
+        kinds = {op: op.name.lower() for op in (Op.GET, Op.PUT, Op.SEE, Op.SEND, Op.RECV)}
         while pc < len(self.code):
             op, where, _, into, a, ahead, b, later = s = self.code[pc]
             one, other = r[a] + ahead, r[b] + later
@@ -297,6 +304,10 @@ def run(processes: Iterable[Process]) -> None:
                         queue.waiting = process
                         break
                     answer = queue.pop()
+                elif kind == "see":
+                    answer = _see(step[1], step[2], process)
+                    if answer is None:
+                        break
                 elif kind == "get":
                     channel = step[1]
                     if channel.putter is None:
@@ -309,7 +320,7 @@ def run(processes: Iterable[Process]) -> None:
                 else:
                     channel = step[1]
                     if channel.getter is None:
-                        channel.putter, channel.offer = process, step[2]
+                        _offer(channel, step[2], process, ready)
                         break
                     answer = max(channel.wish, step[2])
                     ready.append((channel.getter, answer))
@@ -326,6 +337,20 @@ def _send(queue: Queue, time: int, ready: list[tuple[Steps, int | None]]) -> int
     else:
         queue.items.append(time)
     return time
+
+
+def _see(channel: Channel, time: int, process: Steps) -> int | None:
+    if channel.putter is None:
+        channel.seer, channel.wish = process, time
+        return None
+    return max(channel.offer, time)
+
+
+def _offer(channel: Channel, time: int, process: Steps, ready: list[tuple[Steps, int | None]]) -> None:
+    channel.putter, channel.offer = process, time
+    if channel.seer is not None:
+        ready.append((channel.seer, max(channel.wish, time)))
+        channel.seer = None
 
 
 def _count(channel: Channel, time: int) -> None:

@@ -28,7 +28,7 @@ TABLE = re.compile(r"LUT\d|INV|SRL\w+")  # delays of the graph in look-up tables
 WIDE = {"CCU2C": 2}  # cells with more than one
 REGISTER = re.compile(r"TRELLIS_FF|FD[RSCP]E")
 INPUTS = {"held"}
-CONTROL = {"phase", "load", "full"}
+CONTROL = {"phase", "load", "full", "start", "place", "ends", "odd", "fixed", "pair"}
 MATRIX = np.random.default_rng(0).choice([-1, 0, 1], size=(24, 32), p=[0.3, 0.4, 0.3])
 GRAPH = search(MATRIX, Objective(cost="serial", bounds=(0, 15)))
 
@@ -69,18 +69,22 @@ class Netlist:
         """Name of a register; nothing for other cells."""
         return self.names.get(cell["connections"]["Q"][0], "other") if REGISTER.fullmatch(cell["type"]) else ""
 
-    def tables(self) -> int:
-        """Look-up tables, less those that only load and shift the inputs."""
-        total = 0
-        for cell in self.cells:
-            fed = {self.register(r) for bit in self.pins(cell, "output") for r in self.readers[bit]}
-            if fed != INPUTS:
-                total += bool(TABLE.fullmatch(cell["type"])) + WIDE.get(cell["type"], 0)
-        return total
+    def tables(self, *, inputs: bool = False) -> int:
+        """Look-up tables, less those that only read the inputs, or these."""
+        mine = [c for c in self.cells if all(self.fed(b) == INPUTS for b in self.pins(c, "output")) == inputs]
+        return sum(bool(TABLE.fullmatch(c["type"])) + WIDE.get(c["type"], 0) for c in mine)
+
+    def fed(self, bit: Any) -> set[str]:
+        """Registers that a bit reaches through tables."""
+        found = [{self.register(r)} if self.register(r) else self.through(r) for r in self.readers[bit]]
+        return set().union(*found)
+
+    def through(self, cell: dict[str, Any]) -> set[str]:
+        return set().union(*(self.fed(b) for b in self.pins(cell, "output")))
 
     def levels(self) -> int:
-        """Cells in a row on the way from register to register, except to those that count the digits."""
-        ends = [cell for cell in self.cells if self.register(cell) and self.register(cell) not in CONTROL]
+        """Cells in a row on the way from register to register, except to those that read inputs and count their digits."""
+        ends = [cell for cell in self.cells if self.register(cell) and self.register(cell) not in CONTROL | INPUTS]
         return max(self.level(bit) for cell in ends for bit in self.pins(cell, "input"))
 
     def level(self, bit: Any) -> int:
@@ -103,6 +107,11 @@ def adders() -> int:
 def test_adder_of_one_bit_needs_two_tables(family):
     """Control is counted too; only what loads and shifts the inputs is apart."""
     assert netlist(family).tables() <= 2.2 * adders()
+
+
+@pytest.mark.parametrize("family", ["ecp5", "xcup"])
+def test_four_bits_are_read_through_two_tables(family):
+    assert netlist(family).tables(inputs=True) <= 2 * GRAPH.inputs
 
 
 @pytest.mark.parametrize("digit, most", [(2, 3.9), (4, 6.1)])

@@ -142,14 +142,15 @@ def test_vectors_follow_each_other_by_the_interval(form, interval, latency):
     assert block.o.width == 7
     assert (block.interval, block.latency) == (interval, latency)
     run = bench(block, [vectors(block.i, 6)])
-    assert run.taken[0] == [interval * k for k in range(6)]
+    assert run.taken[0] == [interval * k + block.digits - 1 for k in range(6)]
     assert run.given[0] == [interval * k + latency for k in range(6)]
 
 
 @pytest.mark.parametrize("form, latency", [("parallel, spacing 3", 2), ("serial, digit 1", 4)])
 def test_wires_take_their_time(form, latency):
-    run = bench(made(form, AdderGraph(1, (), (Output(0),)), Bus(1, 3), Bus(1, 3)), [vectors(Bus(1, 3), 2)])
-    assert run.given[0][0] - run.taken[0][0] == latency
+    block = made(form, AdderGraph(1, (), (Output(0),)), Bus(1, 3), Bus(1, 3))
+    run = bench(block, [vectors(Bus(1, 3), 2)])
+    assert run.given[0][0] - run.taken[0][0] == latency - block.digits + 1
 
 
 def test_pipeline_stops_while_a_result_waits():
@@ -165,7 +166,14 @@ def test_word_waits_where_it_stands():
     block = made("serial, digit 1", DEEP, Bus(3, 3))
     run = bench(block, [vectors(block.i, 4)], stalls=Stalls(sinks=((15,),)))
     assert run.given[0] == [15, 22, 29, 36]
-    assert run.taken[0] == [0, 7, 18, 25]
+    assert run.taken[0] == [2, 9, 20, 27]
+
+
+def test_word_stands_until_its_last_digit_is_read_though_the_pipeline_stops_between():
+    """The first result is offered in cycle 11, and the second digit of the second word is read when it is taken."""
+    block = made("serial, digit 1", DEEP, Bus(3, 3))
+    run = bench(block, [vectors(block.i, 2)], stalls=Stalls(sources=((0, 10),), sinks=((20,),)))
+    assert run.taken[0] == [2, 21]
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------

@@ -33,11 +33,18 @@ class _Assigned:
 
 
 @dataclass(frozen=True)
+class _Pair:
+    number: int
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
 class _Held:
     name: str
     width: int
-    loaded: str
-    next: str
+    first: str
+    pairs: tuple[_Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class _Serial:
     interval: int
     latency: int
     phase_bits: int
+    digits: int
+    place_bits: int
+    pairs: int
+    zeros: bool
     held: tuple[_Held, ...]
     begun: tuple[_Assigned, ...]
     registers: tuple[_Register, ...]
@@ -91,7 +102,8 @@ def serial_text(block: Serial, name: str) -> str:
     steps += [_Assigned(w.name, _shifted(p, w.name, w.digit, width)) for w in words]
     context = _Serial(
         name, block.i.bits, block.o.bits, block.interval, block.ticks, max(1, (block.interval - 1).bit_length()),
-        tuple(_held(h) for h in p.held),
+        block.digits, block.digits.bit_length(), -(-(block.digits + block.repeats) // 2) - 1,
+        block.digits < block.interval and not block.repeats, tuple(_held(h) for h in p.held),
         tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
         tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
         "{" + ", ".join(_constant(0, block.o.width) if w is None else _range(w.name, block.o.width - 1, 0, width)
@@ -153,9 +165,14 @@ def _shifted(plan: Plan, name: str, digit: Sequence[Bit | None], width: int) -> 
 
 
 def _held(held: Held) -> _Held:
-    widths = {"i__payload": 0}
-    loaded = _ranges((None if k is None else ("i__payload", k) for k in held.loaded), widths)
-    return _Held(held.name, len(held.loaded), loaded, held.next or _constant(0, len(held.loaded)))
+    """See `hw.elastic.Elastic.chosen`."""
+    width, widths = len(held.digits[0]), {"i__payload": 0}
+    digits = [_ranges((None if k is None else ("i__payload", k) for k in d), widths) for d in held.digits]
+    digits += [] if held.behind is None else [held.behind]
+    first = f"(odd ? {digits[1]} : {digits[0]})" if len(digits) > 1 else digits[0]
+    digits += [_constant(0, width)] * (len(digits) % 2)
+    pairs = tuple(_Pair(k, digits[2 * k], digits[2 * k + 1]) for k in range(1, len(digits) // 2))
+    return _Held(held.name, width, first, pairs)
 
 
 def _level(block: Serial, level: Level) -> _Level:

@@ -16,7 +16,7 @@ from hw.serial import Serial
 from hw.width import Narrow
 from hw.window import Window
 from tcompile.ir import integer as I
-from tcompile.ir.graph import IntType, Node
+from tcompile.ir.graph import Node
 from tcompile.mapping.converters import FORK_DEPTH, pooled
 from tcompile.mapping.estimate import Family, Resources, estimate_block, estimate_parallel, estimate_serial
 from tcompile.mapping.geometry import bus_of
@@ -72,7 +72,7 @@ def _run(plan: Plan, maker: Node | None) -> int:
 
 def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
-    i, o = bus_of(_padded(task), layer.lanes_in(fold)), bus_of(task.out, fold.pe)
+    i, o = bus_of(task.padded, layer.lanes_in(fold)), bus_of(task.out, fold.pe)
     kept = plan.entries if fold.coded else plan.kept
     engine = linear_engine(layer, fold, i, o, entries=plan.entries, shortest=plan.shortest, kept=kept, tiles=plan.tiles)
     return [engine] if fold.leaving == fold.pe else [engine, Narrow(o, fold.leaving, layer.MH)]
@@ -81,7 +81,7 @@ def _engine(task: Task, plan: Plan) -> list[Block]:
 def _graph(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
     geometry = window_geometry(layer, fold)
-    i = bus_of(_padded(task), fold.simd)
+    i = bus_of(task.padded, fold.simd)
     window = Window(i, offsets(geometry), geometry.moves, geometry.frame)
     blocks: list[Block] = [window]
     o = bus_of(task.out, layer.MH)
@@ -95,16 +95,11 @@ def _graph(task: Task, plan: Plan) -> list[Block]:
 
 
 def _guess(task: Task, plan: Plan, family: Family) -> Resources:
-    layer, fold, width = task.layer, plan.fold, task.source.width
+    layer, fold, width = task.layer, plan.fold, task.padded.width
     adders, columns = guessed_adders(layer), layer.MW * layer.groups
     if fold.form == "serial":
         return estimate_serial(adders, columns, width, layer.MH, task.out.width, fold.digit, family)
     return estimate_parallel(adders, columns, width, layer.MH, task.out.width, fold.spacing, family)
-
-
-def _padded(task: Task) -> IntType:
-    lo, hi = input_bounds(task.layer, task.source)
-    return IntType(task.source.shape, lo, hi)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -765,13 +765,14 @@ def serial(
 ) -> Made:  # fmt: skip
     """What a digit-serial graph is made of."""
     interval = -(-out_width // digit)
-    held = inputs * -(-in_width // digit) * digit
+    pairs = -(-in_width // (2 * digit)) if in_width > digit else 0  # of digits of an element, from which one is chosen
     phase = bits(interval)
     lut = {
-        "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1), "masks": masks * digit, "inputs": held - inputs * digit, "heads": inputs * digit, "shift": shift,
+        "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1),
+        "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
-    state = 3 + phase + depth + interval + max(0, depth - 1)
-    registers = adders * (digit + 1) + held + rows * interval * digit + waits
+    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1)
+    registers = adders * (digit + 1) + inputs * digit + rows * interval * digit + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 
 

@@ -149,6 +149,11 @@ class Task:
     pools: tuple[tuple[int, int], ...] = ()
     carried: tuple[Carried, ...] = ()
 
+    @property
+    def padded(self) -> IntType:
+        """What comes in, padding counted."""
+        return IntType(self.source.shape, *input_bounds(self.layer, self.source))
+
     @classmethod
     def of(cls, graph: Graph, node: Node, layer: Linear, label: str, known: Mapping[str, Layout]) -> Task:
         """The task of a node, its neighbours looked up."""
@@ -194,8 +199,8 @@ class Plan:
         shortest row block.
     graph : AdderGraph or None
         Of a graph, once the search has been made.
-    word : int
-        Of a graph: cycles that a window takes.
+    word, digits : int
+        Of a graph: cycles that a window takes, and of these in which it is read.
     rivals : tuple of Rival
         The best of each form, where there was a choice.
     """
@@ -209,6 +214,7 @@ class Plan:
     shortest: int = 1
     graph: AdderGraph | None = None
     word: int = 1
+    digits: int = 1
     rivals: tuple[Rival, ...] = ()
 
     @property
@@ -231,9 +237,10 @@ class Plan:
         the design's own timing (`tcompile.mapping.cycles`) is exact.
         """
         geometry, leaving = window_geometry(self.layer, self.fold), -(-self.layer.MH // self.fold.pe)
-        taken, left, repeats = max(self.word, geometry.frame), max(leaving, geometry.frame - 2 * leaving), 1
+        read = self.digits - 1  # cycles in which a window stands still
+        taken, left, repeats = max(self.word, geometry.frame + read), max(leaving, geometry.frame - 2 * leaving), 1
         for count, words in reversed(geometry.moves):
-            taken += repeats * (count - 1) * max(self.word, words)
+            taken += repeats * (count - 1) * max(self.word, words + read)
             left += repeats * (count - 1) * max(leaving, words - 2 * leaving)
             repeats *= count
         return max(taken, left)
@@ -369,8 +376,10 @@ def planned(task: Task, fold: Fold) -> Plan:
     """A plan, counted without making a schedule, and for a graph without the search."""
     layer = task.layer
     if fold.form != "engine":
-        word = -(-task.out.width // fold.digit) if fold.form == "serial" else 1
-        return Plan(task.label, layer, fold, word=word)
+        if fold.form == "parallel":
+            return Plan(task.label, layer, fold)
+        word, digits = (-(-width // fold.digit) for width in (task.out.width, task.padded.width))
+        return Plan(task.label, layer, fold, word=word, digits=min(digits, word))
     planes = [tiled(layer, fold, plane).any(axis=(2, 3)) for plane in layer.nonzero]
     per_block = np.maximum(np.sum([plane.sum(axis=1) for plane in planes], axis=0), 1)
     kept = int(np.any(planes, axis=0).sum())
