@@ -49,13 +49,14 @@ def test_a_pipeline_has_the_same_transfers(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_pipeline_that_stops_has_the_same_transfers(seed):
-    """Its process asks what is due in a queue of its own, and adds and subtracts times."""
+    """Its process asks what is due in a queue of its own, adds and subtracts times, and sees beats before it takes them."""
     gaps = pauses(seed)
     sources, sinks = next(gaps), next(gaps)
+    interval = 1 + seed % 3
 
     def make():
         i, o = Channel(record=True), Channel(record=True)
-        return [i, o], [source(i, 30, sources), *elastic(i, o, 1 + seed % 3, 2 + seed), sink(o, sinks)]
+        return [i, o], [source(i, 30, sources), *elastic(i, o, interval, 2 + seed, 1 + seed // 3 % interval), sink(o, sinks)]
 
     plain, compiled = both(make)
     assert plain == compiled and len(plain[1]) == 30

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from hw.outbox import outbox_depth
-from hw.timing import Channel, Process, Queue, dispatch, outbox, run, sink, source
+from hw.timing import Channel, Process, Program, Queue, dispatch, outbox, run, sink, source
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -26,6 +26,19 @@ def test_times_are_kept_only_where_asked():
     channel = Channel()
     run([source(channel, 2), sink(channel)])
     assert (channel.times, channel.transfers) == (None, 2)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("wish, times", [(0, [7, 12]), (6, [9, 13])])
+def test_a_beat_is_seen_in_the_cycle_in_which_it_is_offered_and_taken_later(order, wish, times):
+    channel, reader = Channel("x", record=True), Program()
+    seen = reader.time(wish)
+    with reader.times(2):
+        reader.see(channel, seen, seen)
+        reader.get(channel, seen, seen + 3)
+    processes = [source(channel, 2, [4, 9]), reader]
+    run(processes[::-1] if order else processes)
+    assert channel.times == times
 
 
 def test_process_without_a_partner_waits():
