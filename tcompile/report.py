@@ -47,7 +47,7 @@ FLOAT_BITS = 32
 TERNARY_BITS = 2
 Json = dict[str, Any]
 LAYER = [
-    "MH", "MW", "PE", "SIMD", "form", "digit", "adders", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
+    "MH", "MW", "PE", "SIMD", "form", "coded", "digit", "adders", "planes", "tiles", "tiles_kept", "positions", "cycles_predicted",
     "cycles_simulated", "additions_dense", "additions_done", "lut_estimate", "ff_estimate", "bram_estimate", "lut_synthesis", "ff_synthesis",
     "bram_synthesis", "choices",
 ]  # fmt: skip
@@ -201,7 +201,7 @@ def hardware(plan: Plan) -> Json:
     if plan.rivals:
         row["choices"] = [_choice(r) for r in plan.rivals]
     if plan.graph is None:
-        return row | {"tiles": plan.tiles, "tiles_kept": plan.kept}
+        return row | {"coded": fold.coded, "tiles": plan.tiles, "tiles_kept": plan.kept}
     adders = len(plan.graph.adders) + plan.graph.negations
     digit = fold.digit if fold.form == "serial" else None
     return row | {"digit": digit, "adders": adders, "additions_done": adders * plan.positions}

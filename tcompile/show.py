@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Report = Mapping[str, Any]
-PLANNED = ("form", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
+PLANNED = ("form", "coded", "digit", "PE", "SIMD", "cycles_predicted", "tiles", "tiles_kept", "adders", "choices")
 NODE_COLUMNS = ("node", "operator", "where", "becomes", "bits", "exactness")
 COMPRESSIONS = ("ternarize", "signed-digits", "prune-tiles")
 GROUPS = {"tile": "tiles", "weight": "weights"}
@@ -81,8 +81,9 @@ def _plan(plan: Plan, luts: Mapping[str, int]) -> dict[str, object]:
 
 
 def _form(row: Report) -> str | None:
-    """The form of a layer, with its digit where it has one."""
-    return f"{row['form']}:{row['digit']}" if row["digit"] else row["form"]
+    """The form of a layer, with its digit where it has one, or how its weights are kept."""
+    more = "coded" if row.get("coded") else row["digit"]
+    return f"{row['form']}:{more}" if more else row["form"]
 
 
 def _tiles(row: Report) -> str | None:

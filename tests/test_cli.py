@@ -36,7 +36,7 @@ KEYS = {
     "tools": "tcompile onnxruntime onnx numpy python",
 }
 LAYER_KEYS = (
-    "name op onnx_nodes MH MW PE SIMD form digit adders planes tiles tiles_kept positions cycles_predicted cycles_simulated"
+    "name op onnx_nodes MH MW PE SIMD form coded digit adders planes tiles tiles_kept positions cycles_predicted cycles_simulated"
     " additions_dense additions_done lut_estimate ff_estimate bram_estimate lut_synthesis ff_synthesis bram_synthesis choices"
 )
 

@@ -56,7 +56,11 @@ def test_a_pipeline_that_stops_has_the_same_transfers(seed):
 
     def make():
         i, o = Channel(record=True), Channel(record=True)
-        return [i, o], [source(i, 30, sources), *elastic(i, o, interval, 2 + seed, 1 + seed // 3 % interval), sink(o, sinks)]
+        return [i, o], [
+            source(i, 30, sources),
+            *elastic(i, o, interval, 2 + seed, 1 + seed // 3 % interval),
+            sink(o, sinks),
+        ]
 
     plain, compiled = both(make)
     assert plain == compiled and len(plain[1]) == 30

@@ -25,12 +25,15 @@ def test_names_may_come_from_anywhere_once():
     assert read_folding('{"fc": {"SIMD": 2}}', iter(LAYERS)).layers == {"fc": Wish(simd=2)}
 
 
-def test_details_of_graphs_are_read():
-    text = (
-        '{"Defaults": {"digit": 2}, "fc": {"form": "serial", "digit": 4}, "conv1": {"form": "parallel", "spacing": 3}}'
-    )
+def test_details_of_forms_are_read():
+    text = '{"Defaults": {"digit": 2}, "fc": {"form": "serial", "digit": 4}, "conv1": {"form": "parallel", "spacing": 3}, "conv2": {"form": "engine", "coded": true}}'
     assert read_folding(text, LAYERS) == Folding(
-        {"fc": Wish(form="serial", digit=4), "conv1": Wish(form="parallel", spacing=3)}, Wish(digit=2)
+        {
+            "fc": Wish(form="serial", digit=4),
+            "conv1": Wish(form="parallel", spacing=3),
+            "conv2": Wish(form="engine", coded=True),
+        },
+        Wish(digit=2),
     )
 
 
@@ -92,6 +95,13 @@ def test_digit_that_no_graph_has_is_refused_wrong(value):
     ]
 
 
+@pytest.mark.parametrize("value", ["0", "1", '"yes"', "null"])
+def test_coded_is_true_or_false_wrong(value):
+    assert refused(f'{{"fc": {{"coded": {value}}}}}') == [
+        ("bad-folding", f"coded must be true or false, not '{value}'", ("fc",), "")
+    ]
+
+
 @pytest.mark.parametrize("name, hint", [("conv3", "is 'conv1' meant?"), ("x", "there are 'conv1', 'conv2', 'fc'")])
 def test_layer_that_does_not_exist_is_refused_wrong(name, hint):
     ((code, message, where, found),) = refused(f'{{"{name}": {{"PE": 1}}}}')
@@ -105,7 +115,7 @@ def test_layer_that_does_not_exist_is_refused_wrong(name, hint):
     [
         ("SMID", "is 'SIMD' meant?"),
         ("pe", "is 'PE' meant?"),
-        ("width", "there are 'PE', 'SIMD', 'form', 'digit', 'spacing'"),
+        ("width", "there are 'PE', 'SIMD', 'form', 'digit', 'spacing', 'coded'"),
     ],
 )
 def test_key_that_does_not_exist_is_refused_wrong(key, hint):

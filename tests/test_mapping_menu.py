@@ -86,6 +86,14 @@ def test_digits_in_memory_make_lanes_smaller_and_memories_larger():
     assert weights.lut > digits.lut and weights.bram < digits.bram
 
 
+@pytest.mark.parametrize("coded", [False, True])
+def test_how_weights_are_kept_may_be_asked(coded):
+    b = Builder()
+    task = tasks(b.graph(value := b.dense(b.input((1, 8)), np.arange(-32, 32).reshape(8, 8))))[value]
+    offers = menu_of(task, Wish(form="engine", coded=coded)).offers
+    assert {o.plan.fold.coded for o in offers} == {coded}
+
+
 def test_ternary_weights_are_digits_already():
     assert not any(o.plan.fold.coded for o in menu_of(conv_task()).offers)
 

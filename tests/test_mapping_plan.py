@@ -186,14 +186,30 @@ def test_graphs_give_their_rows_in_equal_parts_wrong():
         (Wish(digit=2), "digit is for the form serial, and the layer's form is not given"),
         (Wish(digit=2, form="engine"), "digit is for the form serial, and the layer's form is engine"),
         (Wish(spacing=2, form="serial"), "spacing is for the form parallel, and the layer's form is serial"),
+        (Wish(coded=False, form="serial"), "coded is for the form engine, and the layer's form is serial"),
     ],
 )
 def test_details_of_another_form_are_refused_wrong(wish, message):
-    needed = "parallel" if wish.spacing else "serial"
+    needed = "parallel" if wish.spacing else "serial" if wish.digit else "engine"
     for budget in (None, 1000):
         assert problems(Choice(folding=Folding({"Dense_3": wish}), budget=budget)) == [
             ("bad-folding", message, ("Dense_3",), f'add "form": "{needed}"')
         ]
+
+
+def test_digits_in_memory_are_for_weights_of_more_than_one_wrong():
+    ((code, message, where, _),) = problems(Choice(folding=Folding({"Dense_3": Wish(form="engine", coded=True)})))
+    assert (code, where) == ("bad-folding", ("Dense_3",))
+    assert message == "coded is for weights that take several passes, and those of the layer have 2 bits"
+
+
+def test_digits_are_kept_in_memory_where_it_is_asked(tmp_path):
+    b = Builder()
+    graph = b.graph(value := b.dense(b.input((1, 8)), np.arange(-32, 32).reshape(8, 8)))
+    asked = Folding(defaults=Wish(form="engine", coded=True))
+    plan = plan_layers(graph, Choice(4, 4, asked))[value]
+    assert plan.fold == Fold(4, 4, coded=True)
+    assert predict(place(graph, Recipe({value: plan.fold}, 4, plan.cycles))).interval == plan.cycles
 
 
 def test_details_may_be_asked_of_all_layers_whatever_their_form():

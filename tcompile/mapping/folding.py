@@ -67,6 +67,7 @@ class Wish:
     form: Form | None = None
     digit: int | None = None
     spacing: int | None = None
+    coded: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
     "form": (lambda value: value in FORMS, f"must be one of {', '.join(FORMS)}"),
     "digit": (lambda value: type(value) is int and value in DIGITS, f"must be one of {', '.join(map(str, DIGITS))}"),
     "spacing": (_count, "must be a positive integer"),
+    "coded": (lambda value: type(value) is bool, "must be true or false"),
 }
 
 

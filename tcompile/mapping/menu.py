@@ -147,11 +147,11 @@ def menu(task: Task, wish: Wish, others: Wish, spacing: int, family: Family) -> 
 
 
 def _engines(task: Task, wish: Wish, others: Wish) -> Iterator[Fold]:
+    asked = others.coded if wish.coded is None else wish.coded
+    codings = [False] if task.layer.planes == 1 else [False, True] if asked is None else [asked]
     for pe, simd in product(*_sizes(task, "engine", wish, others)):
         if task.layer.legal(pe, simd):
-            yield Fold(pe, simd)
-            if task.layer.planes > 1:
-                yield Fold(pe, simd, coded=True)
+            yield from (Fold(pe, simd, coded=coded) for coded in codings)
 
 
 def _graphs(task: Task, form: Form, wish: Wish, others: Wish, spacing: int) -> Iterator[Fold]:

@@ -343,10 +343,17 @@ def _refused(task: Task, wish: Wish) -> list[Problem]:
         if asked is not None and asked != possible:
             message = f"{key} must be at most {most} {of} and is {asked}"
             problems.append(Problem("bad-folding", message, (task.label,), f"the next that is possible is {possible}"))
-    for key, value, needed in (("digit", wish.digit, "serial"), ("spacing", wish.spacing, "parallel")):
+    for key, value, needed in (
+        ("digit", wish.digit, "serial"),
+        ("spacing", wish.spacing, "parallel"),
+        ("coded", wish.coded, "engine"),
+    ):
         if value is not None and wish.form != needed:
             message = f"{key} is for the form {needed}, and the layer's form is {wish.form or 'not given'}"
             problems.append(Problem("bad-folding", message, (task.label,), f'add "form": "{needed}"'))
+    if wish.coded and layer.planes == 1:
+        message = f"coded is for weights that take several passes, and those of the layer have {layer.width} bits"
+        problems.append(Problem("bad-folding", message, (task.label,), "leave it out"))
     if form != "engine" and not is_searchable(layer):
         problems.append(_too_many_digits(task, form))
     return problems
@@ -369,7 +376,8 @@ def _fit(layer: Linear, wish: Wish, choice: Choice) -> Fold:
         return replace(fold, digit=wish.digit or others.digit or 1)
     if fold.form == "parallel":
         return replace(fold, spacing=wish.spacing or others.spacing or choice.spacing)
-    return fold
+    coded = others.coded if wish.coded is None else wish.coded
+    return replace(fold, coded=bool(coded) and layer.planes > 1)
 
 
 def planned(task: Task, fold: Fold) -> Plan:
