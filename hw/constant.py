@@ -79,6 +79,7 @@ class ConstantMatrix(Block):
 
     @property
     def latency(self) -> int:
+        """From the cycle in which the first digit is read; of words of one digit, which are taken in it, from the transfer."""
         return self.ticks + 1
 
     @cached_property

@@ -6,7 +6,8 @@ first, has the registers for `interval` ticks, is offered `latency` ticks after 
 are no ticks. Wide words need no queues this way: what comes before keeps a word until it is read, the registers of the pipeline are
 the waiting room of results, and a clock enable costs nothing in an FPGA.
 
-``ready`` never falls without a transfer: it rises with the digit before the last, and the last one is read in the very next tick.
+``ready`` never falls without a transfer. Of words of one digit it is high while the registers are empty, which does not depend on ticks,
+or while their word leaves in this very tick; of longer ones it rises with the digit before the last, and the last is read in the next tick.
 """
 
 from __future__ import annotations
@@ -77,27 +78,28 @@ class Elastic:
         self.enable = enable
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
-        self.odd, self.fixed = Signal(name="odd"), Signal(name="fixed")
-        self.pairs = [Signal(name=f"pair_{k}") for k in range(1, -(-(digits + repeats) // 2))]
+        self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
+        self._pairs = [Signal(name=f"pair_{k}") for k in range(1, -(-(digits + repeats) // 2))]
         if interval == 1:
             return
-        turn = Signal(range(digits + 1), name="turn")  # of the digit that is read next, and in a register:
-        place = Signal(range(digits + 1), name="place")
+        place, turn = (
+            Signal(range(digits + 1), name=name) for name in ("place", "turn")
+        )  # of the digit read now, and of the next
         behind = turn == digits if interval > digits and not repeats else Const(0, 1)
         m.d.comb += turn.eq(Mux(load, i_valid, Mux(phase == interval - 2, 0, Mux(place == digits, digits, place + 1))))
         with m.If(enable):
             m.d.sync += [place.eq(turn), ends.eq(turn == digits - 1)]
-            m.d.sync += [self.odd.eq(turn[0] & ~behind), self.fixed.eq((turn >= 2) | behind)]
-            m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self.pairs, start=1)]
+            m.d.sync += [self._odd.eq(turn[0] & ~behind), self._fixed.eq((turn >= 2) | behind)]
+            m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self._pairs, start=1)]
 
     def chosen(self, digits: Sequence[Value]) -> Value:
         """The digit that is read, in a look-up table of four inputs for each two of them.
 
         The first table gives one of two digits; or 0 or 1, by which a later one then chooses among its two, or which is what is left.
         """
-        found = Mux(self.odd, digits[1], digits[0]) if len(digits) > 1 else digits[0]
-        found = Mux(self.fixed, self.odd.replicate(len(digits[0])), found)
-        for k, pair in enumerate(self.pairs, start=1):
+        found = Mux(self._odd, digits[1], digits[0]) if len(digits) > 1 else digits[0]
+        found = Mux(self._fixed, self._odd.replicate(len(digits[0])), found)
+        for k, pair in enumerate(self._pairs, start=1):
             low, high = digits[2 * k], digits[2 * k + 1] if 2 * k + 1 < len(digits) else Const(0)
             found = Mux(pair, (found & high) | (~found & low), found)
         return found

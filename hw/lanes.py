@@ -264,8 +264,8 @@ class _Lanes(wiring.Component):
     def size(self, domain: Any, m: Module, x: Value, zero: Value, two: Value, name: str) -> Signal:
         """An element, twice it, or 0.
 
-        The tables that choose a size have room for the zero too. Where nothing is chosen it is the reset of a register, which saves
-        a table for each bit; but a tile of an FPGA takes few resets, and a device almost full of them is hard to place.
+        The tables that choose a size have room for the zero too. Where nothing is chosen it is the reset of the register, if there is
+        one, which saves a table for each bit; but a tile of an FPGA takes few resets, and a device almost full of them is hard to place.
         """
         size = Mux(two, x << 1, x) if self.lanes.doubles else x
         value = Signal(size.shape(), name=name, reset_less=True)

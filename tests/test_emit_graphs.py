@@ -47,6 +47,8 @@ GRAPHS = {
     "shifts across digits": serial(DEEP, 2, Bus(3, 5)),
     "rows of 0, wires, negations": serial(ROWS, 1, Bus(2, 2)),
     "a word of one digit": serial(AdderGraph(2, (Adder(0, 1),), (Output(2),)), 4, Bus(2, 3)),
+    "words longer than an element of one digit": serial(ROWS, 3, Bus(2, 2)),
+    "such words with signs": serial(ROWS, 3, Bus(2, 3, signed=True)),
     "wires only": serial(AdderGraph(2, (), (Output(1), Output(0))), 1, Bus(2, 3)),
 }
 

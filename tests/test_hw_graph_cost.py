@@ -105,7 +105,7 @@ def adders() -> int:
 
 @pytest.mark.parametrize("family", ["ecp5", "xcup"])
 def test_adder_of_one_bit_needs_two_tables(family):
-    """Control is counted too; only what loads and shifts the inputs is apart."""
+    """Control is counted too; only what reads the inputs is apart."""
     assert netlist(family).tables() <= 2.2 * adders()
 
 

@@ -117,7 +117,7 @@ def _constant(value: int, width: int) -> str:
 
 
 def _started(ticks: int) -> str:
-    """Whether the word in the register started so many ticks ago."""
+    """Whether the word in the registers started so many ticks ago."""
     return f"passed[{ticks - 1}]" if ticks else "start"
 
 

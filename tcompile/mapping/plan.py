@@ -230,7 +230,7 @@ class Plan:
 
     @property
     def _windows(self) -> int:
-        """Cycles of a graph: windows take a word each, or as long as their words need to come.
+        """Cycles of a graph: windows take a word each, or as long as their words need to come when the one before has been read.
 
         Where results leave more slowly than that, three of them are under way at most: while a window takes longer than these to
         come, at the end of a row or of the frame, nothing leaves. That is right to within the time of one window's results;
