@@ -8,7 +8,8 @@
 builds each network for the device (``tcompile build --target ecp5-85``), synthesizes, places and routes it once (``tcompile synth``),
 simulates some frames of it against onnxruntime, and writes ``placed.json`` and ``placed.md``. Large designs take half an hour each.
 Reads ``../shared/data`` (``--data``) for networks and frames that are not in ``examples``; works below ``build/placed`` (``--work``), where
-a synthesis that is complete is taken if it is of the same Verilog. Clocks are static timing at speed grade 6, not measured on a board.
+a synthesis that is complete is taken if it is of the same Verilog. Where nets are many, nextpnr's default ``router1`` may not end within an
+hour; a script named ``nextpnr-ecp5`` on PATH may add ``--router router2``, and the table says so. Clocks are static timing at speed grade 6, not measured on a board.
 """
 
 from __future__ import annotations
@@ -82,6 +83,12 @@ def identity_of(folder: Path) -> str:
     return "".join(f"{word:08x}" for word in json.loads(file.read_text())["identity"]) if file.exists() else ""
 
 
+def router_of(folder: Path) -> str:
+    """Which of nextpnr's routers made the design."""
+    log = (folder / f"synth/build-{DEVICE}/seed-1.log").read_text(encoding="utf-8")
+    return "router2" if "Running router2" in log else "router1"
+
+
 def run(case: Case, data: Path, work: Path) -> dict[str, Any]:
     """Build, synthesize, simulate what is not complete; the row of the table."""
     folder, new = work / case.name, work / f"{case.name}.new"
@@ -102,7 +109,7 @@ def run(case: Case, data: Path, work: Path) -> dict[str, Any]:
         "cycles": performance["ii_cycles"], "latency": performance["latency_cycles"],
         "simulated": performance["ii_cycles_simulated"], "samples": verification["samples"], "mismatches": verification["mismatches"],
         "clock_mhz": synthesis["fmax_mhz"], "fps": synthesis["fps"], "estimate": synthesis["estimate"], "used": synthesis["used"],
-        **{k: synthesis[k] for k in ("lut", "ff", "bram", "dsp", "tools")},
+        "router": router_of(folder), **{k: synthesis[k] for k in ("lut", "ff", "bram", "dsp", "tools")},
     }  # fmt: skip
 
 
@@ -115,6 +122,7 @@ def text(found: dict[str, dict[str, Any]]) -> str:
         f"`python -m benchmarks.placed`: {'; '.join(tools)}; LFE5U-85F, CABGA381, speed grade 6, one seed of the placer each.",
         "Clocks are static timing, not measured on a board. *LUT*, *FF*, *BRAM* (18 kbit) are counted in the netlist; in parentheses what was",
         "estimated when it was built; *of the device* is what nextpnr packs, with the shell around the accelerator. No multiplier blocks.",
+        "Routed by nextpnr's default, router1, or as is said.",
         "",
         "| network | accuracy | cycles per frame | first | clock, MHz | **frames per second** | LUT | FF | BRAM | of the device: LUT, BRAM |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -126,7 +134,7 @@ def text(found: dict[str, dict[str, Any]]) -> str:
             counts = [f"{r[k]:,} ({r['estimate'][k]:,})" for k in ("lut", "ff", "bram")]
             share = ", ".join(f"{r['used'][k]['used'] / r['used'][k]['available']:.0%}" for k in ("lut", "bram"))
             cells = [
-                r["title"], r["accuracy"], f"{r['cycles']:,}", f"{r['latency']:,}", f"{r['clock_mhz']:.1f}", f"**{r['fps']:,.0f}**",
+                r["title"], r["accuracy"], f"{r['cycles']:,}", f"{r['latency']:,}", f"{r['clock_mhz']:.1f}" + " (router2)" * (r["router"] == "router2"), f"**{r['fps']:,.0f}**",
                 *counts, share,
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
