@@ -135,7 +135,7 @@ def cases() -> tuple[Measured, ...]:
 
 def engines() -> Iterator[Measured]:
     """Folded layers and pools."""
-    for kind, simd, pe, width, weight, doubles, acc, kernel, size, words, entries, tiles in [
+    plain = [
         ("dot", 4, 4, 4, 2, False, 10, 1, 1, 16, 64, 64), ("dot", 8, 8, 4, 2, False, 12, 1, 1, 8, 64, 64),
         ("dot", 16, 16, 4, 2, False, 14, 1, 1, 4, 16, 16), ("dot", 8, 8, 8, 2, False, 16, 3, 16, 2, 72, 60),
         ("dot", 3, 10, 8, 2, False, 12, 3, 30, 1, 9, 9), ("dot", 1, 8, 8, 2, False, 11, 1, 28, 1, 9, 9),
@@ -148,23 +148,21 @@ def engines() -> Iterator[Measured]:
         ("max", 2, 2, 8, 0, False, 8, 2, 20, 4, 16, 0), ("max", 8, 8, 2, 0, False, 2, 3, 34, 1, 9, 0),
         ("lane", 16, 16, 4, 2, False, 10, 3, 10, 1, 9, 9), ("lane", 2, 2, 8, 4, True, 16, 5, 20, 4, 200, 100),
         ("max", 8, 8, 4, 0, False, 4, 2, 16, 2, 8, 0), ("max", 16, 16, 8, 0, False, 8, 3, 12, 1, 9, 0),
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    coded = [
+        ("dot", 8, 8, 8, 8, True, 19, 1, 1, 8, 96, 96), ("dot", 4, 16, 8, 8, True, 18, 3, 10, 2, 60, 60),
+        ("dot", 16, 12, 8, 8, True, 20, 1, 1, 16, 200, 200), ("dot", 8, 16, 4, 8, True, 14, 1, 1, 8, 64, 64),
+        ("dot", 32, 8, 8, 8, True, 21, 1, 1, 20, 120, 120), ("lane", 16, 16, 8, 8, True, 18, 3, 10, 1, 30, 30),
+        ("lane", 4, 4, 4, 8, True, 14, 3, 16, 2, 50, 50),
+    ]  # fmt: skip
+    for row in (*plain, *coded):
+        kind, simd, pe, width, weight, doubles, acc, kernel, size, words, entries, tiles = row
         of = window(1, 1, size, kernel, 2 if kind in ("sum", "max") else 1, words)
         moves, span = of.moves, of.span
         ring = span + max(words, 4)
         yield Engine(
             kind, Bus(simd if kind == "dot" else pe, width), Bus(pe, acc, kind in ("dot", "lane")), ring, span, moves,
-            of.frame, entries, tiles=tiles, weight_width=weight, doubles=doubles, places=4,
-        )  # fmt: skip
-    for kind, simd, pe, width, acc, kernel, size, words, entries in [
-        ("dot", 8, 8, 8, 19, 1, 1, 8, 96), ("dot", 4, 16, 8, 18, 3, 10, 2, 60), ("dot", 16, 12, 8, 20, 1, 1, 16, 200),
-        ("dot", 8, 16, 4, 14, 1, 1, 8, 64), ("dot", 32, 8, 8, 21, 1, 1, 20, 120), ("lane", 16, 16, 8, 18, 3, 10, 1, 30),
-        ("lane", 4, 4, 4, 14, 3, 16, 2, 50),
-    ]:  # fmt: skip
-        of = window(1, 1, size, kernel, 1, words)
-        yield Engine(
-            kind, Bus(simd if kind == "dot" else pe, width), Bus(pe, acc, True), of.span + max(words, 4), of.span, of.moves,
-            of.frame, entries, tiles=entries, weight_width=8, doubles=True, coded=True, places=4,
+            of.frame, entries, tiles=tiles, weight_width=weight, doubles=doubles, coded=row in coded, places=4,
         )  # fmt: skip
     for simd, pe, width, acc in [(8, 8, 2, 7), (16, 4, 2, 9), (4, 8, 8, 14), (8, 16, 4, 10)]:
         yield Engine(

@@ -18,7 +18,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.timing import Channel, Program, Queue
 
-__all__ = ["Elastic", "elastic"]
+__all__ = ["Elastic", "elastic", "later_pairs"]
+
+
+def later_pairs(digits: int, *, repeats: bool) -> int:
+    """Pairs of digits to choose from, the first one not counted; what `repeats` is one digit more."""
+    return -(-(digits + repeats) // 2) - 1
 
 
 class Elastic:
@@ -79,12 +84,11 @@ class Elastic:
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
         self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
-        self._pairs = [Signal(name=f"pair_{k}") for k in range(1, -(-(digits + repeats) // 2))]
+        self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
         if interval == 1:
             return
-        place, turn = (
-            Signal(range(digits + 1), name=name) for name in ("place", "turn")
-        )  # of the digit read now, and of the next
+        place = Signal(range(digits + 1), name="place")  # number of the digit that is read at the end of this cycle
+        turn = Signal.like(place, name="turn")  # of the one after it
         behind = turn == digits if interval > digits and not repeats else Const(0, 1)
         m.d.comb += turn.eq(Mux(load, i_valid, Mux(phase == interval - 2, 0, Mux(place == digits, digits, place + 1))))
         with m.If(enable):

@@ -82,9 +82,13 @@ class Netlist:
     def through(self, cell: dict[str, Any]) -> set[str]:
         return set().union(*(self.fed(b) for b in self.pins(cell, "output")))
 
-    def levels(self) -> int:
-        """Cells in a row on the way from register to register, except to those that read inputs and count their digits."""
-        ends = [cell for cell in self.cells if self.register(cell) and self.register(cell) not in CONTROL | INPUTS]
+    def levels(self, of: set[str] | None = None) -> int:
+        """Cells in a row on the way from register to register: to some, or to all but those that read inputs and count their digits."""
+        ends = [
+            cell
+            for cell in self.cells
+            if (name := self.register(cell)) and (name in of if of else name not in CONTROL | INPUTS)
+        ]
         return max(self.level(bit) for cell in ends for bit in self.pins(cell, "input"))
 
     def level(self, bit: Any) -> int:
@@ -126,6 +130,11 @@ def test_adder_of_two_bits_needs_more_wrong():
 
 def test_one_table_lies_between_registers():
     assert netlist("ecp5").levels() == 1
+
+
+@pytest.mark.parametrize("registers, most", [(INPUTS, 2), ({"start"}, 2), (CONTROL, 4)])
+def test_few_tables_lie_before_the_digits_and_what_counts_them(registers, most):
+    assert netlist("ecp5").levels(registers) <= most
 
 
 def test_carry_through_a_digit_of_two_bits_is_longer_wrong():

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hw.digits import Addition, Bit, Held, Level, Plan
+from hw.elastic import later_pairs
 from hw.serial import Serial
 from tcompile.templates import render
 
@@ -102,7 +103,7 @@ def serial_text(block: Serial, name: str) -> str:
     steps += [_Assigned(w.name, _shifted(p, w.name, w.digit, width)) for w in words]
     context = _Serial(
         name, block.i.bits, block.o.bits, block.interval, block.ticks, max(1, (block.interval - 1).bit_length()),
-        block.digits, block.digits.bit_length(), -(-(block.digits + block.repeats) // 2) - 1,
+        block.digits, block.digits.bit_length(), later_pairs(block.digits, repeats=block.repeats),
         block.digits < block.interval and not block.repeats, tuple(_held(h) for h in p.held),
         tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
         tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
