@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -344,9 +346,10 @@ class _Quotient(PipelinedComponent):
         """The numerator of a lane and what goes with it, `ahead` cycles after the transfer."""
         block = self.block
         state: State = {}
-        if block.exceptions:
+        if block.exceptions:  # x is one of them at most
             seen = [Mux(x == params[f"exception{k}"], params[f"correction{k}"], 0) for k in range(block.exceptions)]
-            state["correction"] = delayed(m, sum(seen[1:], seen[0]), block.ahead - 1)
+            correction = reduce(or_, (delayed(m, value, 1) for value in seen))
+            state["correction"] = delayed(m, correction, block.ahead - 2)
         if block.negate is not False:
             flipped = ~Cat(x, x[-1] if block.i.signed else C(0, 1)).as_signed()
             x = flipped if block.negate else Mux(params["negate"], flipped, x)

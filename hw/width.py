@@ -42,17 +42,21 @@ class Narrow(Block):
         Elements of a beat given; divides ``bus.lanes``.
     channels : int
         Elements of a position: ceil(channels / bus.lanes) beats in, ceil(channels / lanes) beats out.
+    rests : bool
+        Whether a cycle passes between the last part of a beat and the next beat.
 
     Notes
     -----
     Holds one input beat. Its first part is valid in the cycle after it was taken; a part follows in each cycle. The
     next input beat is taken at the earliest in the cycle in which the last part leaves, so output beats follow each
-    other without gap; ``i.ready`` depends on ``o.ready`` in the same cycle.
+    other without gap; ``i.ready`` depends on ``o.ready`` in the same cycle. A block that `rests` takes it at the earliest
+    in the cycle after that one, and its ``i.ready`` is a register: no path leads through it.
     """
 
     bus: Bus
     lanes: int
     channels: int
+    rests: bool = False
 
     def __post_init__(self) -> None:
         _check(self.bus.lanes, self.lanes, self.channels)
@@ -87,9 +91,9 @@ class Narrow(Block):
 
     def _cut(self, i: Channel, o: Channel) -> Program:
         p = Program()
-        t = p.time()
+        t = p.time(-self.rests)
         with p.forever():
-            p.get(i, t, t)
+            p.get(i, t, t + self.rests)
             with p.times(self.pieces):
                 p.put(o, t, t + 1)
         return p
@@ -178,7 +182,7 @@ class _Narrow(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.payload.eq(held),
-            self.i.ready.eq(~full | (self.o.ready & ending)),
+            self.i.ready.eq(~full if self.block.rests else ~full | (self.o.ready & ending)),
         ]
         with m.If(self.i.ready):
             m.d.sync += [
@@ -189,6 +193,8 @@ class _Narrow(wiring.Component):
             ]
         with m.Elif(self.o.ready):
             m.d.sync += [held.eq(held >> len(self.o.payload)), left.eq(left - 1), ending.eq(left == 1)]
+            if self.block.rests:
+                m.d.sync += full.eq(~ending)
         return m
 
 

@@ -41,16 +41,20 @@ class Window(Sliding, Block):
         Positions along each axis, innermost first, and by how many words the window moves on along it.
     frame : int
         Words from the window of a frame's last position to the next frame's first.
+    rests : bool
+        Whether a cycle passes between a window and the next word.
 
     Notes
     -----
-    Takes a word per cycle, except while a window waits; ``i.ready`` depends on ``o.ready`` in the same cycle.
+    Takes a word per cycle, except while a window waits; ``i.ready`` depends on ``o.ready`` in the same cycle. A block
+    that `rests` takes none in the cycle in which a window leaves, and its ``i.ready`` is a register: no path leads through it.
     """
 
     i: Bus
     offsets: tuple[int, ...]
     moves: tuple[tuple[int, int], ...]
     frame: int
+    rests: bool = False
 
     def __post_init__(self) -> None:
         if not self.offsets or self.offsets[0] != 0 or any(a >= b for a, b in pairwise(self.offsets)):
@@ -94,9 +98,9 @@ class Window(Sliding, Block):
 
     def _slide(self, i: Channel, o: Channel) -> Program:
         p = Program()
-        t = p.time()
+        t = p.time(-self.rests)
         with p.forever():
-            p.get(i, t, t)
+            p.get(i, t, t + self.rests)
             with p.times(self.moved - 1, [self.span - 1]):
                 p.get(i, t, t + 1)
             p.put(o, t, t + 1)
@@ -113,13 +117,16 @@ class _Window(wiring.Component):
         full, take = Signal(), Signal()
         m.d.comb += [
             self.o.valid.eq(full),
-            self.i.ready.eq(~full | self.o.ready),
+            self.i.ready.eq(~full if self.block.rests else ~full | self.o.ready),
             take.eq(self.i.valid & self.i.ready),
             self.o.payload.eq(Cat(*self.words(m, take))),
         ]
         complete = self.complete(m, take)
         with m.If(self.i.ready):
             m.d.sync += full.eq(take & complete)
+        if self.block.rests:
+            with m.If(full & self.o.ready):
+                m.d.sync += full.eq(0)
         return m
 
     def complete(self, m: Module, take: Value) -> Value:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hw.block import Bus
 from hw.width import Narrow, Widen
-from tests.gateware import Stalls, bench
+from tests.gateware import Stalls, bench, passes_ready
 
 # wide lanes, narrow lanes, channels of a position
 SHAPES = [(4, 1, 4), (4, 2, 7), (6, 2, 2), (6, 3, 19), (4, 1, 5), (3, 3, 5), (8, 1, 1)]
@@ -32,7 +34,11 @@ def beats(elements: np.ndarray, lanes: int) -> np.ndarray:
     return np.pad(elements, [(0, 0), (0, -elements.shape[1] % lanes)]).reshape(-1, lanes)
 
 
-@pytest.mark.parametrize("make", [narrow, widen])
+def resting(wide: int, lanes: int, channels: int) -> Narrow:
+    return replace(narrow(wide, lanes, channels), rests=True)
+
+
+@pytest.mark.parametrize("make", [narrow, resting, widen])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_positions_are_kept(make, shape, seed):
@@ -43,7 +49,7 @@ def test_positions_are_kept(make, shape, seed):
     assert np.array_equal(run.outputs[0], beats(x, block.outputs[0].lanes))
 
 
-@pytest.mark.parametrize("make", [narrow, widen])
+@pytest.mark.parametrize("make", [narrow, resting, widen])
 def test_flickering_ready_changes_no_value(make):
     block = make(6, 2, 9)
     bench(block, [beats(positions(block), block.bus.lanes)], stalls=Stalls(flicker=2))
@@ -55,6 +61,19 @@ def test_narrow_side_runs_without_gaps(shape):
     assert np.all(np.diff(bench(block, [beats(positions(block), block.bus.lanes)]).given[0]) == 1)
     block = widen(*shape)
     assert np.all(np.diff(bench(block, [beats(positions(block), block.bus.lanes)]).taken[0]) == 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_block_that_rests_takes_a_beat_in_the_cycle_after_the_last_part(shape):
+    block = resting(*shape)
+    run = bench(block, [beats(positions(block), block.bus.lanes)])
+    last = np.cumsum(block.pieces * POSITIONS) - 1
+    assert run.taken[0][1:] == [run.given[0][k] + 1 for k in last[:-1]]
+
+
+def test_no_path_leads_through_a_block_that_rests():
+    assert passes_ready(narrow(4, 2, 4))
+    assert not passes_ready(resting(4, 2, 4))
 
 
 def test_output_is_valid_a_latency_after_its_last_input():

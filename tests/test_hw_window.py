@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hw.block import Bus
 from hw.window import SHORT, Window
 from tcompile.mapping.geometry import Geometry
-from tests.gateware import Stalls, bench
+from tests.gateware import Stalls, bench, passes_ready
 
 FRAMES = 3
 GEOMETRIES = {
@@ -56,11 +56,12 @@ def cut(x: np.ndarray, g: Geometry) -> np.ndarray:
     return np.moveaxis(found, 1 + len(axes), -1).reshape(-1, prod(g.kernel) * g.words * x.shape[1])
 
 
+@pytest.mark.parametrize("rests", [False, True])
 @pytest.mark.parametrize("seed", [None, 0, 1])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_windows_are_what_is_cut_out_of_the_frames(name, seed):
+def test_windows_are_what_is_cut_out_of_the_frames(name, seed, rests):
     g = GEOMETRIES[name]
-    block = window(g)
+    block = replace(window(g), rests=rests)
     x = frames(block)
     run = bench(block, [x], stalls=Stalls() if seed is None else Stalls.random(seed, block))
     assert np.array_equal(run.outputs[0], cut(x, g))
@@ -113,10 +114,28 @@ def test_waiting_window_stops_the_stream():
     assert run.given[0][:4] == [1, 7, 8, 9]
 
 
+def test_window_that_rests_takes_no_word_when_it_leaves():
+    run = bench(replace(window(GEOMETRIES["1x1"]), rests=True), [frames(window(GEOMETRIES["1x1"]))])
+    assert run.taken[0][:4] == [0, 2, 4, 6]
+    assert run.given[0][:4] == [1, 3, 5, 7]
+
+
+def test_no_path_leads_through_a_window_that_rests():
+    block = window(GEOMETRIES["stride 2"])
+    assert passes_ready(block)
+    assert not passes_ready(replace(block, rests=True))
+
+
 def test_numbers_of_a_window():
     block = window(GEOMETRIES["dilated, stride 2"])
     assert (block.span, block.positions, block.frame_words) == (3 * 7 + 4 + 1, 2 * 2, 6 * 7)
     assert block.outputs == (Bus(2 * 6, 3),)
+    assert [window(GEOMETRIES[name]).step for name in ("3x3", "stride 2", "three words", "one position")] == [
+        1,
+        2,
+        3,
+        12,
+    ]
 
 
 @pytest.mark.parametrize("offsets", [(), (1, 2), (0, 2, 2), (0, 3, 1)])

@@ -23,6 +23,7 @@ from hw.rows import RowPacker
 from hw.serial import Serial
 from hw.slice import Slice
 from hw.width import Narrow, Widen
+from hw.window import Window
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph, IntType
 from tcompile.ir.interpret import interpret
@@ -374,6 +375,20 @@ def test_graph_takes_windows_and_gives_all_rows_then_pe_of_them(form, pe, narrow
     assert (block.i.lanes, block.o.lanes, block.graph) == (8, 6, graph)
     assert (block.digit == 2) if form == "serial" else ((block.bounds, block.spacing) == ((-3, 15), 3))
     assert blocks(design, AxisOut)[0].bus.lanes == pe
+
+
+@pytest.mark.parametrize(
+    "form, digit, window, narrow",
+    [("serial", 1, True, True), ("serial", 2, True, False), ("serial", 8, False, False), ("parallel", 1, False, False)],
+)
+def test_neighbours_of_a_digit_serial_graph_rest_where_its_digits_leave_them_time(form, digit, window, narrow):
+    """Results leave in 6 parts: of 7 digits, of words of 4 digits; of 4, of words of 2; of one, of words of one."""
+    b = Builder()
+    y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int))
+    (task,) = tasks(b.graph(y)).values()
+    fold = Fold(1, 4, form, digit)
+    design = place(b.graph(y), Recipe({y: fold}, 8, graphs={y: searched(task, planned(task, fold)).graph}))
+    assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, narrow]
 
 
 def test_input_comes_in_the_channels_that_a_graph_takes_even_where_each_row_has_one():

@@ -75,11 +75,15 @@ def holding(bus: Bus, *others: Bus) -> Bus:
     return Bus(bus.lanes, max(b.width + (signed and not b.signed) for b in (bus, *others)), signed)
 
 
-def folded(bus: Bus, layout: Layout, lanes: int) -> Iterator[Step]:
-    """The same elements, `lanes` per beat: down to the greatest common divisor, up from there."""
+def folded(bus: Bus, layout: Layout, lanes: int, interval: int = 1) -> Iterator[Step]:
+    """The same elements, `lanes` per beat: down to the greatest common divisor, up from there.
+
+    Where beats come every `interval` cycles at most, and their parts take fewer, a cycle is left between them.
+    """
     common = gcd(bus.lanes, lanes)
     if bus.lanes != common:
-        yield (step := Step(Narrow(bus, common, layout.channels), "narrow", layout.beats(common), layout))
+        narrow = Narrow(bus, common, layout.channels, rests=bus.lanes // common < interval)
+        yield (step := Step(narrow, "narrow", layout.beats(common), layout))
         bus = step.bus
     if common != lanes:
         yield Step(Widen(bus, lanes, layout.channels), "widen", layout.beats(lanes), layout)

@@ -702,7 +702,8 @@ def quotient(block: Quotient, family: Family, *, fixed: bool = False) -> Made:
         "joined": lanes * joined,
         "negate": lanes * block.i.width * (block.negate is None),
     }
-    correction_lut, correction = delay(block.correction_width, ahead, family)
+    correction_lut, correction = delay(block.correction_width, ahead - 1, family)
+    correction += block.exceptions * block.correction_width
     ends_lut, ends = delay(block.correction_width, 2, family)
     lane = block.i.width + registers + correction + ends
     state = 2 + block.correction_width
