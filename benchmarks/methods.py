@@ -38,6 +38,7 @@ FILE = Path(__file__).with_suffix(".json")
 PAGE = FILE.with_suffix(".md")
 SEEDS = 3
 SIMULATED = 4  # frames
+FLOAT = "float"  # the baseline's row
 Found = dict[str, dict[str, Any]]
 
 
@@ -187,11 +188,11 @@ class Bench:
     def baseline(self) -> None:
         """Accuracy of the float network after as many epochs as a method has seen."""
         epochs = self.network.floats + self.network.epochs
-        if self.key("float") not in self.found:
+        if self.key(FLOAT) not in self.found:
             model = self.float_network(self.folder / "longer", epochs)
             with np.load(next(self.folder.glob("data.npz"))) as arrays:
                 x, y = arrays["x_test"], arrays["y_test"]
-            self.keep(self.key("float"), {"epochs": epochs, "test": float_accuracy(model, x, y)})
+            self.keep(self.key(FLOAT), {"epochs": epochs, "test": float_accuracy(model, x, y)})
 
     def keep(self, key: str, result: dict[str, Any]) -> None:
         """The file is complete after each result; another process may have written in between."""
@@ -314,7 +315,7 @@ def section(network: Network, found: Found) -> Iterator[str]:
     if not rows:
         return
     start = 100 * rows[0][1][0]["accuracy"]["test_float"]
-    longer = found.get(f"{network.name}/float")
+    longer = found.get(f"{network.name}/{FLOAT}")
     also = f", after {longer['epochs']} epochs {100 * longer['test']:.2f} %" if longer else ""
     best = max(start, 100 * longer["test"]) if longer else start
     common = " ".join(("--batch 128 --epochs", str(network.epochs), *network.options))
@@ -373,7 +374,7 @@ def main() -> int:
     """Train what is missing, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[n.name for n in NETWORKS], action="append", help="networks; all without")
-    parser.add_argument("--rows", nargs="*", help="names of rows; all without")
+    parser.add_argument("--rows", nargs="*", help=f"names of rows, {FLOAT} among them; all without")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "methods")
     given = parser.parse_args()
@@ -385,7 +386,7 @@ def main() -> int:
         for row in ROWS:
             if row.name in network.rows and (not given.rows or row.name in given.rows):
                 bench.run(row)
-        if not given.rows:
+        if not given.rows or FLOAT in given.rows:
             bench.baseline()
     PAGE.write_text(text(found), encoding="utf-8")
     return 0

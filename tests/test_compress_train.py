@@ -201,6 +201,7 @@ def test_torch_is_left_as_it_was():
     trained(recipe(epochs=0, threads=1))
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.equal(torch.get_rng_state(), before)
 
 
