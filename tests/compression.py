@@ -30,7 +30,7 @@ def digits() -> dict[str, np.ndarray]:
 @lru_cache(maxsize=1)
 def trained() -> nn.Sequential:
     """Conv, Relu, MaxPool, Conv, BatchNormalization, Relu, MaxPool, linear; a few epochs."""
-    threads = torch.get_num_threads()
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -46,6 +46,7 @@ def trained() -> nn.Sequential:
             functional.cross_entropy(net(x[index]), y[index]).backward()
             optimizer.step()
     torch.set_num_threads(threads)
+    torch.set_rng_state(random)
     return net.eval()
 
 
