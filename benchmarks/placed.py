@@ -60,7 +60,7 @@ class Case:
 CASES = (
     Case("dscnn", "MLPerf Tiny DS-CNN, keyword spotting, INT8 as it is", "mlperf_dscnn_int8_qdq.onnx", "90.2 % of 1000 test frames"),
     Case("ad01", "MLPerf Tiny autoencoder, anomaly detection, INT8 as it is", "mlperf_ad01_int8_qdq.onnx", "all integers of 1000 frames are onnxruntime's"),
-    Case("resnet8", "MLPerf Tiny ResNet-8, image classification, two ternary terms", "examples/resnet8/resnet8.int4.onnx", "78.37 % of 10 000 test frames (JPEG), 4.73 points below float", ("--fps", "12000", "--target", DEVICE)),
+    Case("resnet8", "MLPerf Tiny ResNet-8, image classification, two ternary terms", "examples/resnet8/resnet8.int4.onnx", "78.37 % of 10 000 test frames (JPEG), 4.73 points below float", ("--fps", "10000", "--target", DEVICE)),
     Case("resnet20", "ResNet-20, CIFAR-10, ternary, 87 % of the weights zero", "examples/resnet20/resnet20.sparse.int2.onnx", "79.78 % of 10 000 test frames (JPEG), 7.88 points below float", ("--target", "ecp5:54000,83640,208")),
 )  # fmt: skip
 
