@@ -378,16 +378,20 @@ def test_graph_takes_windows_and_gives_all_rows_then_pe_of_them(form, pe, narrow
 
 
 @pytest.mark.parametrize(
-    "form, digit, window, narrow",
-    [("serial", 1, True, True), ("serial", 2, True, False), ("serial", 8, False, False), ("parallel", 1, False, False)],
-)
-def test_neighbours_of_a_digit_serial_graph_rest_where_its_digits_leave_them_time(form, digit, window, narrow):
-    """Results leave in 6 parts: of 7 digits, of words of 4 digits; of 4, of words of 2; of one, of words of one."""
+    "form, digit, pace, window, narrow",
+    [
+        ("serial", 1, 1, True, True), ("serial", 2, 1, True, False), ("serial", 8, 1, False, False), ("parallel", 1, 1, False, False),
+        ("serial", 8, 10, False, False), ("serial", 8, 11, True, False), ("serial", 8, 35, True, False), ("serial", 8, 36, True, True),
+        ("parallel", 1, 10, False, False), ("parallel", 1, 36, True, True),
+    ],
+)  # fmt: skip
+def test_neighbours_of_a_graph_rest_where_results_leave_them_time(form, digit, pace, window, narrow):
+    """Five results in 6 parts each, of six words: of 7 digits for words of 4, of 4 for words of 2, or of one, at a slower pace."""
     b = Builder()
     y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int))
     (task,) = tasks(b.graph(y)).values()
     fold = Fold(1, 4, form, digit)
-    design = place(b.graph(y), Recipe({y: fold}, 8, graphs={y: searched(task, planned(task, fold)).graph}))
+    design = place(b.graph(y), Recipe({y: fold}, 8, pace, graphs={y: searched(task, planned(task, fold)).graph}))
     assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, narrow]
 
 

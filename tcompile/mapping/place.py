@@ -255,24 +255,24 @@ class _Placer:
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes.
 
-        A digit-serial graph leaves its neighbours time for registers in their handshakes: a window rests where the next
-        one comes together while a word's other digits pass.
+        Where results need not follow each other so closely, or cannot, the blocks around a graph rest between them, and no
+        path leads through their handshakes.
         """
         stream, geometry = self.window(node, layer, fold), window_geometry(layer, fold)
         positions, layout = prod(layer.out), self.layouts[node.name]
         window = Window(stream.bus, offsets(geometry), geometry.moves, geometry.frame)
-        whole, interval = window.outputs[0], 1
-        out, graph = bus_of(node.type, layer.MH), self.recipe.graphs[node.name]
-        block: Block
+        whole, out, graph = window.outputs[0], bus_of(node.type, layer.MH), self.recipe.graphs[node.name]
+        block: Serial | Parallel
         if fold.form == "serial":
             block = Serial(whole, out, graph, fold.digit)
-            interval = block.interval
-            window = replace(window, rests=block.digits + window.step <= interval)
         else:
             block = Parallel(whole, out, graph, input_bounds(layer, self.type(node.inputs[0])), fold.spacing)
+        spare = self.recipe.pace - window.frame_words  # a word is taken in each of the other cycles
+        apart = max(block.interval, spare // positions + 1)  # cycles from a result to the next
+        window = replace(window, rests=block.digits + window.step <= apart)
         stream = self.add(window, [stream], node, "window", [positions])[0]
         stream = self.add(block, [stream], node, fold.form, [positions], layout)[0]
-        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe, interval)))
+        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe, apart)))
 
     def window(self, node: Node, layer: Linear, fold: Fold) -> Stream:
         """The input of a linear layer, padded and packed as its engine or its window reads it."""
