@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tcompile.ir import integer as I
 from tcompile.ir.graph import Graph
@@ -426,6 +427,19 @@ def test_layers_in_other_forms_and_without_lanes_cost_nothing():
     assert permutation(graph, {}).graph is graph
     other = permutation(graph, {n: replace(f, form="serial") for n, f in lanes.items()})
     assert other.graph is graph and not other.before
+
+
+def test_small_products_are_made_by_one_thread(monkeypatch, case):
+    """Several wait for each other on a busy machine; outside of the search there are as many as before."""
+    seen, cost = [], _Search.cost
+    monkeypatch.setattr(_Search, "cost", lambda *args: seen.append(blas_threads()) or cost(*args))
+    with threadpool_limits(2, "blas"):
+        permutation(*case)
+        assert (set(seen), blas_threads()) == ({1}, 2)
+
+
+def blas_threads() -> int:
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
 
 
 def test_same_graph_gives_same_result():

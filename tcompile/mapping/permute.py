@@ -19,6 +19,7 @@ from math import prod
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hw.engine import booth_digits
 from tcompile.ir import integer as I
@@ -116,11 +117,12 @@ def permutation(graph: Graph, folds: Mapping[str, Fold]) -> Permutation:
     before = entries(graph, folds)
     searched = _Search(graph, folds, groups, max(before.values(), default=0))
     best = Permutation(graph, {}, before, before)
-    for orders in searched.candidates():
-        other = _reordered_graph(graph, groups, orders)
-        after = entries(other, folds)
-        if sum(after.values()) < sum(best.after.values()) and max(after.values()) <= max(before.values()):
-            best = Permutation(other, _moved(groups, orders), before, after)
+    with threadpool_limits(1, "blas"):
+        for orders in searched.candidates():
+            other = _reordered_graph(graph, groups, orders)
+            after = entries(other, folds)
+            if sum(after.values()) < sum(best.after.values()) and max(after.values()) <= max(before.values()):
+                best = Permutation(other, _moved(groups, orders), before, after)
     return best
 
 
