@@ -79,7 +79,7 @@ def pruned(method: str, share: float, *more: str, group: str = "tile") -> tuple[
 
 ROWS = (
     Row("sws", "statistical scaling", "1", seeds=SEEDS, simulated=True),
-    Row("sws-a8", "statistical scaling, activations of 8 bits", "1", ("--act-bits", "8")),
+    Row("sws-a8", "statistical scaling, activations of 8 bits", "1", ("--act-bits", "8"), simulated=True),
     Row("sws2", "statistical scaling, two terms", "1", ("--terms", "2")),
     Row("twn", "TWN", "-", ("--ternary", "twn")),
     Row("magnitude50", "magnitude, half of the tiles", "-", pruned("magnitude", 0.5), seeds=SEEDS),
