@@ -346,7 +346,7 @@ class _Quotient(PipelinedComponent):
         """The numerator of a lane and what goes with it, `ahead` cycles after the transfer."""
         block = self.block
         state: State = {}
-        if block.exceptions:  # x is one of them at most
+        if block.exceptions:  # x is one of them at most: `QuotientChannel.correction` has each once
             seen = [Mux(x == params[f"exception{k}"], params[f"correction{k}"], 0) for k in range(block.exceptions)]
             correction = reduce(or_, (delayed(m, value, 1) for value in seen))
             state["correction"] = delayed(m, correction, block.ahead - 2)

@@ -42,7 +42,7 @@ class Window(Sliding, Block):
     frame : int
         Words from the window of a frame's last position to the next frame's first.
     rests : bool
-        Whether a cycle passes between a window and the next word.
+        Whether a cycle passes between that in which a window leaves and the next word.
 
     Notes
     -----

@@ -21,6 +21,7 @@ from hw.rows import RowPacker
 from hw.slice import Slice
 from hw.table import Table, table_words
 from hw.width import Narrow, Widen
+from hw.window import Window
 
 BUS = Bus(2, 4)
 ENGINE = Engine("sum", BUS, Bus(2, 8), 6, 3, ((3, 1),), 3, 3)
@@ -39,6 +40,9 @@ BLOCKS = {
     "rows": RowPacker(BUS, Bus(6, 4), 5, 3, 1, 1, 1, 1, 9),
     "slice": Slice(BUS, (5, 2), (1, 0), (2, 1), (2, 2)),
     "narrow": Narrow(Bus(4, 4), 2, 7),
+    "narrow that rests": Narrow(Bus(4, 4), 2, 7, rests=True),
+    "window": Window(Bus(1, 4), (0, 1), ((2, 1),), 2),
+    "window that rests": Window(Bus(1, 4), (0, 1), ((2, 1),), 2, rests=True),
     "widen": Widen(BUS, 6, 9),
     "table": TABLE,
 }

@@ -380,19 +380,31 @@ def test_graph_takes_windows_and_gives_all_rows_then_pe_of_them(form, pe, narrow
 @pytest.mark.parametrize(
     "form, digit, pace, window, narrow",
     [
-        ("serial", 1, 1, True, True), ("serial", 2, 1, True, False), ("serial", 8, 1, False, False), ("parallel", 1, 1, False, False),
-        ("serial", 8, 10, False, False), ("serial", 8, 11, True, False), ("serial", 8, 35, True, False), ("serial", 8, 36, True, True),
-        ("parallel", 1, 10, False, False), ("parallel", 1, 36, True, True),
+        ("serial", 1, 1, False, True), ("serial", 1, 34, False, True), ("serial", 1, 35, True, True), ("serial", 8, 1, False, False),
+        ("serial", 8, 34, True, False), ("serial", 8, 35, True, True), ("parallel", 1, 29, False, False), ("parallel", 1, 35, True, True),
     ],
 )  # fmt: skip
 def test_neighbours_of_a_graph_rest_where_results_leave_them_time(form, digit, pace, window, narrow):
-    """Five results in 6 parts each, of six words: of 7 digits for words of 4, of 4 for words of 2, or of one, at a slower pace."""
+    """Five results in 6 parts each, of 7 digits for words of 4, or of one digit."""
     b = Builder()
     y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int))
     (task,) = tasks(b.graph(y)).values()
     fold = Fold(1, 4, form, digit)
     design = place(b.graph(y), Recipe({y: fold}, 8, pace, graphs={y: searched(task, planned(task, fold)).graph}))
     assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, narrow]
+
+
+@pytest.mark.parametrize("slack, rests", [(0, False), (3, False), (4, True)])
+def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
+    """Rows of four results, two words apart, then eleven words: a result of 10 digits for words of 4 waits there alone."""
+    b = Builder()
+    x = b.input((1, 2, 8, 8), lo=0, hi=15)
+    weights = np.random.default_rng(0).integers(-1, 2, (4, 2, 3, 3))
+    y = b.conv(x, weights, strides=(2, 2), pads=(1, 1, 1, 1))
+    folding = Folding({y: Wish(form="serial", digit=1)})
+    mapped = map_network(b.graph(y), Choice(budget=196 + slack, folding=folding))
+    assert mapped.interval == 196 + 4 * rests
+    assert [w.rests for w in blocks(mapped.design, Window)] == [rests]
 
 
 def test_input_comes_in_the_channels_that_a_graph_takes_even_where_each_row_has_one():

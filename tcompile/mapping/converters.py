@@ -75,14 +75,11 @@ def holding(bus: Bus, *others: Bus) -> Bus:
     return Bus(bus.lanes, max(b.width + (signed and not b.signed) for b in (bus, *others)), signed)
 
 
-def folded(bus: Bus, layout: Layout, lanes: int, interval: int = 1) -> Iterator[Step]:
-    """The same elements, `lanes` per beat: down to the greatest common divisor, up from there.
-
-    Where beats come every `interval` cycles at most, and their parts take fewer, a cycle is left between them.
-    """
+def folded(bus: Bus, layout: Layout, lanes: int, *, rests: bool = False) -> Iterator[Step]:
+    """The same elements, `lanes` per beat: down to the greatest common divisor, with or without a rest, up from there."""
     common = gcd(bus.lanes, lanes)
     if bus.lanes != common:
-        narrow = Narrow(bus, common, layout.channels, rests=bus.lanes // common < interval)
+        narrow = Narrow(bus, common, layout.channels, rests=rests)
         yield (step := Step(narrow, "narrow", layout.beats(common), layout))
         bus = step.bus
     if common != lanes:

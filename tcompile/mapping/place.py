@@ -112,6 +112,12 @@ def place(graph: Graph, recipe: Recipe) -> Design:
     return placer.design()
 
 
+def _frame(window: Window, graph: Serial | Parallel, parts: int) -> int:
+    """Cycles of a frame in which a window, the graph behind it and what gives its results in parts have enough of their own."""
+    moves = window.moved + graph.digits - (not window.rests)
+    return int(np.maximum(moves, max(graph.interval, parts)).sum())
+
+
 def _shape(node: Node) -> tuple[int, ...]:
     assert isinstance(node.type, IntType)
     return node.type.shape
@@ -255,8 +261,8 @@ class _Placer:
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes.
 
-        Where results need not follow each other so closely, or cannot, the blocks around a graph rest between them, and no
-        path leads through their handshakes.
+        What stands before and behind the graph rests where a frame still takes no longer than the network's pace: no path
+        leads through the handshakes of blocks that do.
         """
         stream, geometry = self.window(node, layer, fold), window_geometry(layer, fold)
         positions, layout = prod(layer.out), self.layouts[node.name]
@@ -267,12 +273,12 @@ class _Placer:
             block = Serial(whole, out, graph, fold.digit)
         else:
             block = Parallel(whole, out, graph, input_bounds(layer, self.type(node.inputs[0])), fold.spacing)
-        spare = self.recipe.pace - window.frame_words  # a word is taken in each of the other cycles
-        apart = max(block.interval, spare // positions + 1)  # cycles from a result to the next
-        window = replace(window, rests=block.digits + window.step <= apart)
+        parts, pace = layer.MH // gcd(layer.MH, fold.pe), self.recipe.pace
+        window = replace(window, rests=_frame(replace(window, rests=True), block, parts) <= pace)
+        rests = parts < block.interval or _frame(window, block, parts + 1) <= pace
         stream = self.add(window, [stream], node, "window", [positions])[0]
         stream = self.add(block, [stream], node, fold.form, [positions], layout)[0]
-        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe, apart)))
+        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe, rests=rests)))
 
     def window(self, node: Node, layer: Linear, fold: Fold) -> Stream:
         """The input of a linear layer, padded and packed as its engine or its window reads it."""
