@@ -86,7 +86,7 @@ def test_the_recipe_is_one():
 @pytest.mark.parametrize(
     "name, kept, cycles", [("resnet20", 3153, 35840), ("resnet20.a8", 3153, 30720), ("resnet20.a8.dense", 4204, 36864)]
 )
-def test_the_committed_networks_are_ternary_and_proved_and_a_quarter_of_their_tiles_is_empty_or_none(name, kept, cycles):
+def test_the_committed_networks_are_ternary_and_proved_with_so_many_tiles_kept(name, kept, cycles):
     options = build_options({"pe": 8, "simd": 8, "permute": False})
     compiled = compile_file(FOLDER / f"{name}.int2.onnx", options)
     layers = [n for n in compiled.lowered.graph if isinstance(n, I.Conv | I.Dense)]
