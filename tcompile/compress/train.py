@@ -131,11 +131,12 @@ def settings(recipe: Recipe) -> Iterator[None]:
     """Torch's global settings, for the time of a training."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     random, coarse = torch.get_rng_state(), torch.backends.cudnn.allow_tf32
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # its setting is no attribute that types know
+    filled = memory.fill_uninitialized_memory
     torch.set_num_threads(recipe.threads)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.use_deterministic_algorithms(device_of(recipe).type == "cpu")  # a graphics card has not all of them
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it before it is written
+    memory.fill_uninitialized_memory = False  # nothing reads it before it is written
     torch.manual_seed(recipe.seed)
     try:
         yield
@@ -143,7 +144,7 @@ def settings(recipe: Recipe) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = coarse
         torch.use_deterministic_algorithms(exact)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
         torch.set_rng_state(random)
 
 
