@@ -257,6 +257,7 @@ def of_entrances(graph: Graph, recipe: Recipe, places: Mapping[str, int]) -> Rec
 
 def test_a_queue_of_widened_beats_makes_up_for_words_that_come_slowly():
     graph, recipe = bursts(WIDENED)
+    recipe = replace(recipe, pace=8 * 256)  # at which nothing may rest
     last = list(recipe.folds)[-1]
     plain, smooth = of_entrances(graph, recipe, {}), of_entrances(graph, recipe, {entrance(last): 2})
     assert smooth.depths[entrance(last)] > 16

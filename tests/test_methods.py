@@ -43,11 +43,20 @@ def test_hardware_is_beside_the_dense_one():
             "layers": {"a": 5},
         }
 
-    dense, half = (result(0.8, hardware=hardware(interval)) for interval in (90, 60))
-    dense["weights"]["tile_sparsity"] = 0.0
-    for found, factor in (({"lenet/sws/0": dense, "lenet/wpc50/0": half}, "1.50"), ({"lenet/wpc50/0": half}, "-")):
-        line = [s for s in text(found).splitlines() if s.startswith("| clipping, half of the tiles |")][1]
-        assert line == f"| clipping, half of the tiles | 50.0% | proved | 0 in 4 frames | 60 | 60 | {factor} | 5 |"
+    def shown(**networks: dict[str, Any]) -> str:
+        lines = text({f"lenet/{name}/0": network for name, network in networks.items()}).splitlines()
+        return [s for s in lines if s.startswith("| clipping, half of the tiles |")][1]
+
+    dense, half, wide = (
+        result(0.8, hardware=hardware(interval), recipe={"act_bits": bits})
+        for interval, bits in ((90, 4), (60, 4), (80, 8))
+    )
+    for network in (dense, wide):
+        network["weights"]["tile_sparsity"] = 0.0
+    line = "| clipping, half of the tiles | 50.0% | proved | 0 in 4 frames | 60 | 60 | {} | 5 |"
+    assert shown(wpc50=half) == line.format("-")
+    assert shown(sws=dense, wpc50=half) == line.format("1.50")
+    assert shown(**{"sws-a8": wide}, wpc50=half) == line.format("-")  # activations of other bits
 
 
 def test_networks_that_were_not_trained_are_not_there():
