@@ -8,8 +8,8 @@
 builds each network for the device (``tcompile build --target ecp5-85``), synthesizes, places and routes it once (``tcompile synth``),
 simulates some frames of it against onnxruntime, and writes ``placed.json`` and ``placed.md``. Large designs take half an hour each.
 Reads ``../shared/data`` (``--data``) for networks and frames that are not in ``examples``; works below ``build/placed`` (``--work``), where
-a synthesis that is complete is taken if it is of the same Verilog. Where nets are many, nextpnr's default ``router1`` may not end within an
-hour; a script named ``nextpnr-ecp5`` on PATH may add ``--router router2``, and the table says so. Clocks are static timing at speed grade 6, not measured on a board.
+a synthesis that is complete is taken if it is of the same Verilog. Where nets are many, nextpnr's default ``router1`` may hardly
+go on; a script named ``nextpnr-ecp5`` on PATH may add ``--router router2``, and the table says so. Clocks are static timing at speed grade 6, not measured on a board.
 """
 
 from __future__ import annotations

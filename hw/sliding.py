@@ -27,11 +27,6 @@ class Sliding:
         return prod(count for count, _ in self.moves)
 
     @property
-    def step(self) -> int:
-        """Words by which the window moves on most often."""
-        return next((words for count, words in self.moves if count > 1), self.frame)
-
-    @property
     def frame_words(self) -> int:
         """Words of a frame."""
         total, repeats = self.frame, 1
