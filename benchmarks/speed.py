@@ -90,7 +90,7 @@ int main(int, char** argv) {
     VerilatedContext context;
     Vtcompile_top top{&context};
     top.ap_rst_n = 0;
-    for (int k = 0; k < 4; ++k) { top.ap_clk = 0; top.eval(); top.ap_clk = 1; top.eval(); }
+    for (int k = 0; k < 8; ++k) { top.ap_clk = 0; top.eval(); top.ap_clk = 1; top.eval(); }
     top.ap_rst_n = 1;
 %(start)s
     const auto begin = std::chrono::steady_clock::now();

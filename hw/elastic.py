@@ -58,6 +58,7 @@ class Elastic:
         digits: int = 1, *, repeats: bool = False,
     ) -> None:  # fmt: skip
         full, start, load = Signal(name="full"), Signal(name="start"), Signal(name="load", init=1)
+        loads = Signal(name="loads")  # what `load` becomes
         tick, enable = Signal(name="tick"), Signal(name="enable")
         passed, rested = Signal(latency, name="passed"), Signal(latency, name="rested")
         ends = Signal(name="ends")
@@ -67,22 +68,22 @@ class Elastic:
             i_ready.eq((load if digits == 1 else ends) & enable),
             o_valid.eq(passed[-1]),
         ]
+        if interval > 1:
+            phase = Signal(range(interval), name="phase")
+            m.d.comb += loads.eq(Mux(load, ~i_valid, phase == interval - 2))
         with m.If(enable):
             m.d.sync += start.eq(load & i_valid)
             with m.If(load):
                 m.d.sync += full.eq(i_valid)
             if interval > 1:
-                phase = Signal(range(interval), name="phase")
-                m.d.sync += [
-                    phase.eq(Mux(load, 0, phase + 1)),
-                    load.eq(Mux(load, ~i_valid, phase == interval - 2)),
-                ]
+                m.d.sync += [phase.eq(Mux(load, 0, phase + 1)), load.eq(loads)]
         with m.If(tick):
             m.d.sync += [passed.eq(Cat(start, passed)), rested.eq(Cat(load, rested))]
         self.tick = tick
         self.enable = enable
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
+        self._m, self._loads, self._interval = m, loads, interval
         self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
         self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
         if interval == 1:
@@ -95,6 +96,18 @@ class Elastic:
             m.d.sync += [place.eq(turn), ends.eq(turn == digits - 1)]
             m.d.sync += [self._odd.eq(turn[0] & ~behind), self._fixed.eq((turn >= 2) | behind)]
             m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self._pairs, start=1)]
+
+    def rests(self, ticks: int, name: str) -> Value:
+        """What `resting` says of so many ticks ago, in a register that only what has this name reads.
+
+        One register for all adders of a level would have to reach all over the graph within a cycle.
+        """
+        if self._interval == 1:
+            return self.resting[ticks]
+        own = Signal(name=f"rests_{name}", init=ticks == 0, reset_less=ticks > 0)
+        with self._m.If(self.tick if ticks else self.enable):
+            self._m.d.sync += own.eq(self.resting[ticks - 1] if ticks else self._loads)
+        return own
 
     def chosen(self, digits: Sequence[Value]) -> Value:
         """The digit that is read, in a look-up table of four inputs for each two of them.

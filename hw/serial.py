@@ -140,7 +140,7 @@ class _Body:
         steps = [self.registers[d.name].eq(self.read(d.source)) for d in self.plan.delays]
         for level in self.plan.levels:
             kept = self.registers[f"carry_{level.name}"]
-            rests = self.control.resting[level.level - 1]  # before each word, also after none
+            rests = self.control.rests(level.level - 1, level.name)  # before each word, also after none
             sums, carries = (self.chains if level.chains else self.tables)(level, kept, rests)
             steps += [self.registers[f"sum_{level.name}"].eq(sums), kept.eq(carries)]
         with self.m.If(self.control.tick):

@@ -77,7 +77,8 @@ def test_rendered_verilog_is_what_amaranth_makes(name, tmp_path, monkeypatch):
         ("left ^ right ^", "left & right ^"),
         ("begins & 2'h3", "begins & 2'h2"),
         ("passed <= {passed, start}", "passed <= {passed, load}"),
-        ("{rested[0]}", "{rested[1]}"),
+        ("rests_2_0 <= load", "rests_2_0 <= start"),
+        ("if (enable) rests_1_0 <= loads", "if (tick) rests_1_0 <= loads"),
     ],
 )
 def test_rendered_verilog_with_a_fault_is_another_circuit_wrong(right, fault, tmp_path):

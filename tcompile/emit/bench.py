@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hw.block import Beats
 from tcompile.simulate.interface import PATH, Interface, Link
-from tcompile.simulate.netlist import stream_net
+from tcompile.simulate.netlist import RESET_CYCLES, stream_net
 from tcompile.simulate.packing import beat_bytes, to_bytes
 from tcompile.templates import render
 
@@ -39,6 +39,7 @@ class _Stream:
 class _Bench:
     top: str
     patience: int
+    reset: int
     inputs: tuple[_Port, ...]
     outputs: tuple[_Port, ...]
     streams: tuple[_Stream, ...]
@@ -77,6 +78,7 @@ def _bench(interface: Interface) -> _Bench:
     return _Bench(
         interface.top,
         interface.patience,
+        RESET_CYCLES,
         tuple(map(_port, interface.inputs)),
         tuple(map(_port, interface.outputs)),
         tuple(_inner(_encoded(interface.top), s) for s in interface.streams),

@@ -60,6 +60,7 @@ class _Chain:
 @dataclass(frozen=True)
 class _Level:
     name: str
+    level: int
     width: int
     rests: str
     start: str
@@ -178,11 +179,12 @@ def _held(held: Held) -> _Held:
 
 def _level(block: Serial, level: Level) -> _Level:
     p, d, count = block.plan, block.digit, len(level.subtract)
-    rests = f"rested[{level.level - 2}]" if level.level > 1 else "load"
+    resting = f"rested[{level.level - 2}]" if level.level > 1 else "load"
+    rests = f"rests_{level.name}" if block.interval > 1 else resting  # see `hw.elastic.Elastic.rests`
     start = _constant(level.start, count)
     if not level.chains:
         left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))
-        return _Level(level.name, count, rests, start, _joined(p, left), _joined(p, right), (), "", "")
+        return _Level(level.name, level.level, count, rests, start, _joined(p, left), _joined(p, right), (), "", "")
     chains = tuple(_chain(p, level, addition, d) for addition in level.chains)
     place = {
         k: (c.name, n * (d + 1) + 1) for c, a in zip(chains, level.chains, strict=True) for n, k in enumerate(a.adders)
@@ -190,7 +192,7 @@ def _level(block: Serial, level: Level) -> _Level:
     widths = {c.name: c.width for c in chains}
     sums = _ranges(((place[k][0], place[k][1] + bit) for bit in range(d) for k in range(count)), widths)
     carries = _ranges(((place[k][0], place[k][1] + d) for k in range(count)), widths)
-    return _Level(level.name, count, rests, start, "", "", chains, sums, carries)
+    return _Level(level.name, level.level, count, rests, start, "", "", chains, sums, carries)
 
 
 def _chain(plan: Plan, level: Level, addition: Addition, digit: int) -> _Chain:

@@ -1,4 +1,4 @@
-"""The ``rtl`` folder: the top level, the memory module, one file per distinct block, contents of memories."""
+"""The ``rtl`` folder: the top level, the modules of memories and resets, one file per distinct block, contents of memories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from hw.axi_lite import Control
 from hw.block import pack
 from tcompile.emit.memories import memory_files
 from tcompile.emit.verilog import Module, Written, modules
@@ -63,6 +62,7 @@ class _Top:
     nets: tuple[Net, ...]
     cells: tuple[_Cell, ...]
     roms: tuple[_Rom, ...]
+    resets: tuple[str, ...]
     identity: str
     loadable: bool
 
@@ -93,7 +93,7 @@ def rtl(design: Design) -> Rtl:
     memories, names = memory_files(net.roms, loadable=net.loadable)
     files = {f"rtl/{m.name}.v": render("rtl/block.v.j2", _Block(m.text)) for m in written.values()}
     kind = "ram" if net.loadable else "rom"
-    files[f"rtl/tc_{kind}.v"] = render(f"rtl/{kind}.v.j2", _Nothing())
+    files |= {f"rtl/tc_{module}.v": render(f"rtl/{module}.v.j2", _Nothing()) for module in (kind, "reset")}
     contents = {f"rtl/{name}": content for name, content in memories.items()}
     fixed = files if net.loadable else files | contents
     identity = identity_of({**fixed, "top": render("rtl/top.v.j2", _top(net, written, names))})
@@ -117,17 +117,17 @@ def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) ->
         net.name,
         net.pins,
         net.nets,
-        tuple(_cell(c, written[c.block], net.loadable) for c in net.cells),
+        tuple(_cell(c, written[c.block]) for c in net.cells),
         tuple(
             _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data)
             for r in net.roms
         ),
+        tuple(net.resets.values()),
         f"{net.identity:064x}",
         net.loadable,
     )
 
 
-def _cell(cell: Cell, module: Module, loadable: bool) -> _Cell:
-    held = loadable and not isinstance(cell.block, Control)
-    wires = {**cell.wires, "clk": "ap_clk", "rst": "held" if held else "reset"}
+def _cell(cell: Cell, module: Module) -> _Cell:
+    wires = {**cell.wires, "clk": "ap_clk"}
     return _Cell(module.name, f"u_{cell.name}", tuple((port, wires[port]) for port in sorted(module.ports)))

@@ -15,7 +15,7 @@ LUT1 to LUT6 and what shift registers and memories take of them, and halves of b
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, singledispatch
@@ -32,6 +32,7 @@ from hw.block import Block, Memory, Words
 from hw.comparators import Comparators
 from hw.concat import Concat
 from hw.constant import Node
+from hw.digits import LONGEST
 from hw.engine import WARM, Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
@@ -751,20 +752,21 @@ def _(block: Serial, family: Family) -> Made:
         luts, registers = tap.line(family, begins=value >= block.graph.inputs)
         srl, waits = srl + luts, waits + registers
     used = len({value for value, _ in taps if value < block.graph.inputs})
+    groups = sum(-(-n // LONGEST) for n in Counter(node.level for node in block.nodes).values())
     masks = sum(n.left is not None and n.left_shift > 0 for n in block.nodes) + sum(
         n.right_shift > 0 for n in block.nodes
     )
     return serial(
         adders=len(block.nodes), inputs=used, in_width=block.i.width, rows=len(set(block.rows) - {None}),
-        out_width=block.o.width, digit=block.digit, depth=block.depth, waits=waits, shift=srl, masks=masks,
+        out_width=block.o.width, digit=block.digit, depth=block.depth, waits=waits, groups=groups, shift=srl, masks=masks,
     )  # fmt: skip
 
 
 def serial(
     *, adders: float, inputs: int, in_width: int, rows: int, out_width: int, digit: int, depth: int, waits: float,
-    shift: float = 0, masks: float = 0,
+    groups: float, shift: float = 0, masks: float = 0,
 ) -> Made:  # fmt: skip
-    """What a digit-serial graph is made of."""
+    """What a digit-serial graph is made of; `groups` of adders each know when a word begins."""
     interval = -(-out_width // digit)
     pairs = -(-in_width // (2 * digit)) if in_width > digit else 0  # of digits of an element, from which one is chosen
     phase = bits(interval)
@@ -772,7 +774,7 @@ def serial(
         "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1),
         "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
-    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1)
+    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1) + groups * (interval > 1)
     registers = adders * (digit + 1) + inputs * digit + rows * interval * digit + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 
@@ -957,6 +959,7 @@ def estimate_serial(
     of = serial(
         adders=adders, inputs=inputs, in_width=in_width, rows=rows, out_width=out_width, digit=digit,
         depth=depth(adders, rows), waits=_typical()["waits"] * adders * digit,
+        groups=adders / LONGEST + depth(adders, rows),
     )  # fmt: skip
     return _rounded(_total(of, _known(family)))
 

@@ -14,11 +14,10 @@ from amaranth.lib.memory import Memory as Ram
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from hw.axi_lite import Control
 from hw.block import Beats
 from tcompile.mapping.design import Design
 from tcompile.simulate.interface import Interface, Link
-from tcompile.simulate.netlist import IDENTITY, Netlist, Rom, netlist, stream_net
+from tcompile.simulate.netlist import IDENTITY, RESET, Netlist, Rom, netlist, stream_net
 from tcompile.simulate.packing import beat_bytes, from_bytes, to_bytes
 from tcompile.simulate.run import DRAIN, Pauses, Progress, Run, faults
 
@@ -26,7 +25,7 @@ __all__ = ["Accelerator", "simulate"]
 
 
 class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no types
-    """The top level as gateware: the same cells, nets and memories as in the Verilog.
+    """The top level as gateware: the same cells, nets and memories as in the Verilog. It has no reset but the one while memories are loaded.
 
     After elaboration, ``nets`` has the signal of each net by name.
     """
@@ -43,11 +42,15 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
         wires = self.nets | {IDENTITY: identity} | {p.name: getattr(self, p.name) for p in self.design.pins}
         for cell in self.design.cells:
             component = cell.block.component()
-            held = self.design.loadable and not isinstance(cell.block, Control)
-            m.submodules[f"u_{cell.name}"] = ResetInserter(wires["load_hold"])(component) if held else component
+            held = self.design.loadable and cell.wires["rst"] != RESET
+            m.submodules[f"u_{cell.name}"] = ResetInserter(wires[cell.wires["rst"]])(component) if held else component
             for path, member, port in component.signature.flatten(component):
                 wire = wires[cell.wires["__".join(map(str, path))]]
                 m.d.comb += port.eq(wire) if member.flow == In else wire.eq(port)
+        if self.design.loadable:
+            steps = Signal(2)
+            m.d.sync += steps.eq(Cat(wires["load_hold"], steps[0]))
+            m.d.comb += [wires[net].eq(steps[1]) for net in self.design.resets.values()]
         for number, rom in enumerate(self.design.roms):
             if self.design.loadable:
                 m.submodules[f"m_{rom.name}"] = self.loaded(rom, number, wires)

@@ -16,6 +16,8 @@ __all__ = [
     "CONTROL",
     "IDENTITY",
     "KEYWORDS",
+    "RESET",
+    "RESET_CYCLES",
     "Cell",
     "Net",
     "Netlist",
@@ -28,6 +30,8 @@ __all__ = [
 
 CONTROL = "s_axi_control"
 IDENTITY = "build_identity"
+RESET = "reset"
+RESET_CYCLES = 4  # from the pin to the blocks: two registers for all, two more in each layer
 PLAIN = re.compile(r"[a-z][a-z0-9_]*")
 _WORDS = """
     accept_on alias always always_comb always_ff always_latch and assert assign assume automatic before begin
@@ -97,13 +101,18 @@ class Rom:
 
 @dataclass(frozen=True)
 class Netlist:
-    """A top level; clock and reset go to every cell. Where it is loadable, memories are numbered as they stand here."""
+    """A top level; the clock goes to every cell. Where it is loadable, memories are numbered as they stand here.
+
+    The reset reaches the blocks of each layer through registers of their own, which can stand where the layer does: `resets` names
+    the net of each layer. It is as late everywhere.
+    """
 
     name: str
     pins: tuple[Pin, ...]
     nets: tuple[Net, ...]
     cells: tuple[Cell, ...]
     roms: tuple[Rom, ...]
+    resets: Mapping[str, str]
     identity: int
     loadable: bool = False
 
@@ -129,20 +138,22 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
     """
     _check(design)
     control = control_of(design)
-    cells = [_cell(design, instance) for instance in design.instances]
+    resets = {layer: f"{RESET}_{k}" for k, layer in enumerate(dict.fromkeys(i.layer for i in design.instances))}
+    cells = [_cell(design, instance, resets[instance.layer]) for instance in design.instances]
     pins = [*_axis_pins(design), *(Pin(f"{CONTROL}_{n[2:]}", *pin) for n, pin in control.external.items())]
     events = [Net(f"ev_{event}", 1) for event in control.events]
     wires = {n: f"{CONTROL}_{n[2:]}" for n in control.external} | {e: f"ev_{e}" for e in control.events}
-    wires |= {"identity": IDENTITY} | {name: name for name in control.loading}
+    wires |= {"identity": IDENTITY, "rst": RESET} | {name: name for name in control.loading}
     roms = [rom for instance in design.instances for rom in _roms(instance)]
     memory_nets = [
         net for rom in roms for net in (Net(rom.address, rom.shape.address_width), Net(rom.data, rom.shape.width))
     ]
-    nets = (*_stream_nets(design), *memory_nets, *events, *(Net(*net) for net in control.loading.items()))
+    loading = (Net(*net) for net in control.loading.items())
+    nets = (*_stream_nets(design), *memory_nets, *events, *loading, *(Net(n, 1) for n in (RESET, *resets.values())))
     _distinct("nets", [n.name for n in nets])
     return Netlist(
-        design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), pack(identity, 32),
-        design.loadable,
+        design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), resets,
+        pack(identity, 32), design.loadable,
     )  # fmt: skip
 
 
@@ -214,9 +225,9 @@ def _axis_names(design: Design, instance: Instance) -> tuple[str, str]:
     return (f"s_axis_{port}_", f"ev_in{port}_") if taking else (f"m_axis_{port}_", f"ev_out{port}_")
 
 
-def _cell(design: Design, instance: Instance) -> Cell:
+def _cell(design: Design, instance: Instance, reset: str) -> Cell:
     block = instance.block
-    wires: dict[str, str] = {}
+    wires = {"rst": reset}
     ends = [*zip(block.input_names, instance.inputs), *zip(block.output_names, instance.outputs)]  # noqa: B905
     for port, stream in ends:
         wires |= {f"{port}__{signal}": stream_net(stream, signal) for signal in ("payload", "valid", "ready")}
