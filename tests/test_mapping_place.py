@@ -31,6 +31,7 @@ from tcompile.ir.requantizers import Shift, Table
 from tcompile.mapping.converters import holding
 from tcompile.mapping.cycles import FRAMES, predict
 from tcompile.mapping.design import Design
+from tcompile.mapping.devices import Device
 from tcompile.mapping.folding import DIGITS, FORMS, Fold, Folding, Wish
 from tcompile.mapping.geometry import bus_of
 from tcompile.mapping.layouts import layouts
@@ -405,6 +406,18 @@ def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
     mapped = map_network(b.graph(y), Choice(budget=196 + slack, folding=folding))
     assert mapped.interval == 196 + 4 * rests
     assert [w.rests for w in blocks(mapped.design, Window)] == [rests]
+
+
+def test_what_rests_may_take_a_few_cycles_where_no_rate_is_asked_for():
+    """As above, with 64 rows of results."""
+    b = Builder()
+    weights = np.random.default_rng(0).integers(-1, 2, (4, 2, 3, 3))
+    y = b.conv(b.input((1, 2, 128, 128), lo=0, hi=15), weights, strides=(2, 2), pads=(1, 1, 1, 1))
+    choice = Choice(folding=Folding({y: Wish(form="serial", digit=1)}))
+    eased = map_network(b.graph(y), replace(choice, target=Device("x", "ecp5", 9**9, 9**9, 9**9)))
+    strict = map_network(b.graph(y), replace(choice, budget=eased.interval - 1))
+    assert [w.rests for m in (eased, strict) for w in blocks(m.design, Window)] == [True, False]
+    assert strict.interval < eased.interval <= strict.interval * 257 // 256
 
 
 def test_input_comes_in_the_channels_that_a_graph_takes_even_where_each_row_has_one():
