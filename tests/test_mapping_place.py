@@ -402,7 +402,7 @@ def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
     x = b.input((1, 2, 8, 8), lo=0, hi=15)
     weights = np.random.default_rng(0).integers(-1, 2, (4, 2, 3, 3))
     y = b.conv(x, weights, strides=(2, 2), pads=(1, 1, 1, 1))
-    folding = Folding({y: Wish(form="serial", digit=1)})
+    folding = Folding(defaults=Wish(form="serial", digit=1))
     mapped = map_network(b.graph(y), Choice(budget=196 + slack, folding=folding))
     assert mapped.interval == 196 + 4 * rests
     assert [w.rests for w in blocks(mapped.design, Window)] == [rests]
@@ -413,7 +413,7 @@ def test_what_rests_may_take_a_few_cycles_where_no_rate_is_asked_for():
     b = Builder()
     weights = np.random.default_rng(0).integers(-1, 2, (4, 2, 3, 3))
     y = b.conv(b.input((1, 2, 128, 128), lo=0, hi=15), weights, strides=(2, 2), pads=(1, 1, 1, 1))
-    choice = Choice(folding=Folding({y: Wish(form="serial", digit=1)}))
+    choice = Choice(folding=Folding(defaults=Wish(form="serial", digit=1)))
     eased = map_network(b.graph(y), replace(choice, target=Device("x", "ecp5", 9**9, 9**9, 9**9)))
     strict = map_network(b.graph(y), replace(choice, budget=eased.interval - 1))
     assert [w.rests for m in (eased, strict) for w in blocks(m.design, Window)] == [True, False]
