@@ -98,6 +98,8 @@ class Engine(Sliding, Block):
         Places of the outbox.
     coded : bool
         Whether a word of the weight memory holds the digits of one pass; then each entry that adds has a word of its own.
+    tree : int
+        Levels of adders between registers, where a PE adds what its lanes give.
     """
 
     kind: Kind
@@ -113,6 +115,7 @@ class Engine(Sliding, Block):
     doubles: bool = False
     places: int = 8
     coded: bool = False
+    tree: int = 2
 
     def __post_init__(self) -> None:
         if self.kind != "dot" and self.i.lanes != self.o.lanes:
@@ -132,7 +135,7 @@ class Engine(Sliding, Block):
     @cached_property
     def lanes(self) -> Lanes:
         """The lanes, the trees and the accumulators."""
-        return Lanes(self.kind, self.i, self.o, self.weight_width, self.doubles, self.coded)
+        return Lanes(self.kind, self.i, self.o, self.weight_width, self.doubles, self.coded, self.tree)
 
     @property
     def simd(self) -> int:

@@ -28,7 +28,6 @@ from hw.block import Bus, Words
 __all__ = ["Flags", "Kind", "Lanes", "booth_digits", "extended"]
 
 Kind = Literal["dot", "lane", "sum", "max"]
-TREE_LEVELS = 2  # levels of adders between registers
 
 
 def booth_digits(weights: np.ndarray, digit: int) -> np.ndarray:
@@ -55,6 +54,8 @@ class Lanes:
         Whether any digit is 2 or -2.
     coded : bool
         Whether words of the weight memory hold digits of one pass.
+    tree : int
+        Levels of adders between registers.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Lanes:
     weight_width: int = 0
     doubles: bool = False
     coded: bool = False
+    tree: int = 2
 
     @property
     def simd(self) -> int:
@@ -102,7 +104,7 @@ class Lanes:
     @property
     def tree_stages(self) -> int:
         """Registers in the tree that adds a PE's SIMD terms."""
-        return -(-(self.simd - 1).bit_length() // TREE_LEVELS)
+        return -(-(self.simd - 1).bit_length() // self.tree)
 
     @property
     def latency(self) -> int:
@@ -305,7 +307,7 @@ class _Lanes(wiring.Component):
         while len(terms) > 1:
             level += 1
             terms = [self.pair(m, terms[k : k + 2], f"sum_{pe}_{level}_{k}") for k in range(0, len(terms), 2)]
-            if level % TREE_LEVELS == 0 or len(terms) == 1:
+            if level % self.lanes.tree == 0 or len(terms) == 1:
                 terms = [t.held(m, f"held_{pe}_{level}_{k}") for k, t in enumerate(terms)]
         return terms[0]
 

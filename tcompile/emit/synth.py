@@ -19,6 +19,11 @@ ROUTED = tuple(name for name, device in DEVICES.items() if device.family == "ecp
 
 
 @dataclass(frozen=True)
+class _Nothing:
+    pass
+
+
+@dataclass(frozen=True)
 class _Make:
     devices: tuple[str, ...]
     clock_mhz: str
@@ -88,6 +93,7 @@ def synth_files(
     return {
         "synth/Makefile": render("synth/Makefile.j2", _Make(ROUTED, f"{clock_mhz:g}")),
         "synth/layers.ys": render("synth/layers.ys.j2", layers),
+        "synth/output_registers.py": render("synth/output_registers.py.j2", _Nothing()),
         "synth/read.ys": render("synth/read.ys.j2", _Read(net.name, _kinds(MULTIPLYING))),
         "synth/shell.v": render("synth/shell.v.j2", _shell(net)),
         "synth/whole.ys": render("synth/whole.ys.j2", layers),

@@ -36,7 +36,7 @@ from hw.digits import LONGEST
 from hw.engine import WARM, Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
-from hw.lanes import TREE_LEVELS, Lanes
+from hw.lanes import Lanes
 from hw.pad import Pad
 from hw.parallel import Parallel
 from hw.quotient import Quotient
@@ -933,7 +933,7 @@ def tree(lanes: Lanes) -> tuple[int, int, int]:
         ]
         widths = [min(signed_width(*r), lanes.o.width) for r in reach]
         added += sum(carry(w + 1) for w, p in zip(widths, pairs, strict=True) if len(p) > 1)
-        if level % TREE_LEVELS == 0 or len(reach) == 1:
+        if level % lanes.tree == 0 or len(reach) == 1:
             held, signs = held + sum(widths), signs + len(widths)
     return added, held, signs
 

@@ -37,6 +37,8 @@ class Fold:
         Output channels that leave an engine at the same time; 0 for all `pe` of them.
     coded : bool
         Whether an engine's memory holds weights as digits, pass by pass: smaller lanes, more memory.
+    tree : int
+        Levels of adders between registers of an engine.
     """
 
     pe: int
@@ -46,6 +48,7 @@ class Fold:
     spacing: int = 1
     out: int = 0
     coded: bool = False
+    tree: int = 2
 
     @property
     def leaving(self) -> int:

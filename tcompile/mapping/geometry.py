@@ -104,7 +104,7 @@ def engine_block(kind: Kind, i: Bus, o: Bus, geometry: Geometry, entries: int, s
     entries, shortest : int
         Of the schedule, and of its shortest row block.
     **weights
-        ``tiles``, ``weight_width``, ``doubles`` and ``coded`` where there are weights.
+        ``tiles``, ``weight_width``, ``doubles``, ``coded`` and ``tree`` where there are weights.
     """
     g = geometry
     block = Engine(kind, i, o, g.ring(entries), g.span, g.moves, g.frame, entries, **weights)  # type: ignore[arg-type]

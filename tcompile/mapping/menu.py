@@ -17,7 +17,7 @@ from tcompile.mapping.cost import cost, cost_behind
 from tcompile.mapping.estimate import NO_RESOURCES, Family, Resources
 from tcompile.mapping.folding import DIGITS, FORMS, Fold, Form, Wish
 from tcompile.mapping.graphs import is_searchable
-from tcompile.mapping.plan import Plan, Task, planned, searched
+from tcompile.mapping.plan import Plan, Task, planned, searched, tree_of
 
 __all__ = ["USUAL", "Menu", "Offer", "Prices", "menu", "price"]
 
@@ -137,7 +137,7 @@ def menu(task: Task, wish: Wish, others: Wish, spacing: int, family: Family) -> 
     forms = [wish.form] if wish.form else FORMS if is_searchable(task.layer) else ("engine",)
     offers = []
     for form in forms:
-        folds = _engines(task, wish, others) if form == "engine" else _graphs(task, form, wish, others, spacing)
+        folds = _engines(task, wish, others, spacing) if form == "engine" else _graphs(task, form, wish, others, spacing)
         of_form = []
         for fold in folds:
             plan = planned(task, fold)
@@ -146,12 +146,12 @@ def menu(task: Task, wish: Wish, others: Wish, spacing: int, family: Family) -> 
     return Menu(task, offers, family)
 
 
-def _engines(task: Task, wish: Wish, others: Wish) -> Iterator[Fold]:
+def _engines(task: Task, wish: Wish, others: Wish, spacing: int) -> Iterator[Fold]:
     asked = others.coded if wish.coded is None else wish.coded
     codings = [False] if task.layer.planes == 1 else [False, True] if asked is None else [asked]
     for pe, simd in product(*_sizes(task, "engine", wish, others)):
         if task.layer.legal(pe, simd):
-            yield from (Fold(pe, simd, coded=coded) for coded in codings)
+            yield from (Fold(pe, simd, coded=coded, tree=tree_of(spacing)) for coded in codings)
 
 
 def _graphs(task: Task, form: Form, wish: Wish, others: Wish, spacing: int) -> Iterator[Fold]:

@@ -42,6 +42,7 @@ __all__ = [
     "searched",
     "spacing_of",
     "tasks",
+    "tree_of",
 ]
 
 ADDERS_MHZ = 250.0  # clock that one adder between registers reaches on an FPGA of low cost; two reach half of it
@@ -56,6 +57,11 @@ def budget_of(fps: float, clock_mhz: float) -> int:
 def spacing_of(clock_mhz: float) -> int:
     """Levels of adders between registers that a clock allows."""
     return max(1, int(ADDERS_MHZ / clock_mhz))
+
+
+def tree_of(spacing: int) -> int:
+    """Those of an engine: more than two save few registers."""
+    return min(spacing, 2)
 
 
 @dataclass(frozen=True)
@@ -377,7 +383,7 @@ def _fit(layer: Linear, wish: Wish, choice: Choice) -> Fold:
     if fold.form == "parallel":
         return replace(fold, spacing=wish.spacing or others.spacing or choice.spacing)
     coded = others.coded if wish.coded is None else wish.coded
-    return replace(fold, coded=bool(coded) and layer.planes > 1)
+    return replace(fold, coded=bool(coded) and layer.planes > 1, tree=tree_of(choice.spacing))
 
 
 def planned(task: Task, fold: Fold) -> Plan:

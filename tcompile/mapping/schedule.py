@@ -77,6 +77,7 @@ def linear_engine(
     return engine_block(
         "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), entries, shortest,
         tiles=max(1, kept), weight_width=layer.width, doubles=layer.doubles, coded=fold.coded,
+        tree=fold.tree,
     )  # fmt: skip
 
 

