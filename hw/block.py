@@ -48,11 +48,21 @@ class Bus:
 
 @dataclass(frozen=True)
 class Memory:
-    """Shape of a constant memory with synchronous read; `partial` where fewer words than `depth` will do."""
+    """Shape of a constant memory with synchronous read.
+
+    Parameters
+    ----------
+    depth, width : int
+    partial : bool
+        Whether fewer words than `depth` will do.
+    waits : bool
+        Whether the block says in which cycles it reads; in others the last word stays.
+    """
 
     depth: int
     width: int
     partial: bool = False
+    waits: bool = False
 
     @property
     def address_width(self) -> int:
@@ -121,13 +131,14 @@ class Block(ABC):
 
     @property
     def signature(self) -> dict[str, wiring.Member]:
-        """Ports of the component: streams, and ``<memory>_addr`` and ``<memory>_data``."""
+        """Ports of the component: streams, and ``<memory>_addr``, ``<memory>_data``, ``<memory>_en`` of one that waits."""
         ports: dict[str, wiring.Member] = {
             **{name: In(bus.signature) for name, bus in zip(self.input_names, self.inputs, strict=True)},
             **{name: Out(bus.signature) for name, bus in zip(self.output_names, self.outputs, strict=True)},
         }
         for name, memory in self.memories.items():
             ports |= {f"{name}_addr": Out(memory.address_width), f"{name}_data": In(memory.width)}
+            ports |= {f"{name}_en": Out(1)} if memory.waits else {}
         return ports
 
 

@@ -39,7 +39,11 @@ from hw.timing import Channel, Program, Queue, outbox
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
 
 WARM = 3  # cycles after a reset before the first entry can be issued
-ENDS, ENDS_SOON = 8, 16  # flags of the schedule's last entry, and of the one before it
+ENDS, NEXT_ENDS, THEN_ENDS = (
+    8,
+    16,
+    32,
+)  # flags: the schedule's last entry is this one, the next one, the one behind that
 
 
 class Entry(NamedTuple):
@@ -165,7 +169,7 @@ class Engine(Sliding, Block):
 
     @property
     def memories(self) -> dict[str, Memory]:
-        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 5, partial=True)}
+        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 6, partial=True, waits=True)}
         if self.weighted:
             shapes["weights"] = Memory(self.tiles, self.lanes.tile_width, partial=True)
         return shapes
@@ -186,8 +190,8 @@ class Engine(Sliding, Block):
         words = [
             e.offset | e.digit << self.offset_width | (e.last | e.adds << 1 | e.next << 2) << flags for e in entries
         ]
-        words[-1] |= ENDS << flags
-        words[max(0, len(words) - 2)] |= ENDS_SOON << flags
+        for ahead, flag in enumerate((ENDS, NEXT_ENDS, THEN_ENDS)):  # the schedule goes round
+            words[-(1 + ahead) % len(words)] |= flag << flags
         return tuple(words)
 
     def schedule(self, words: Words) -> list[Entry]:
@@ -349,22 +353,24 @@ class _Engine(wiring.Component):
     def fetch(self, m: Module, go: Value) -> tuple[Value, Value]:
         """The present entry, which `go` replaces by the next one, and whether there is one: `WARM` cycles after a reset.
 
-        The entry stands in a register and the one behind it at the memory's output, and all that decides what is read
-        next is in registers: a block RAM takes most of a cycle to bring a word.
+        The entry stands in a register, the one behind it at the memory's output, and the address of the one behind that in
+        another register: nothing decides within a cycle what is read in it, and nothing hangs on a word in the cycle that brings it.
+        A schedule of one entry is read once.
         """
         b = self.block
-        flags = b.offset_width + b.digit_width
-        behind, following = Signal(range(b.entries)), Signal(range(b.entries))  # the entry at the output, and the next
-        word, warm = Signal.like(self.schedule_data, reset_less=True), Signal(WARM)
+        ends, next_ends, then_ends = (
+            b.offset_width + b.digit_width + f.bit_length() - 1 for f in (ENDS, NEXT_ENDS, THEN_ENDS)
+        )
+        address, warm = Signal.like(self.schedule_addr, name="address"), Signal(WARM)
+        word = Signal.like(self.schedule_data, name="word", reset_less=True)
+        begins, second = ~warm[0], warm[1] & ~warm[2]
+        m.d.comb += [self.schedule_addr.eq(address), self.schedule_en.eq(begins | (second & ~word[ends]) | go)]
         with m.If(go | ~warm[1]):
             m.d.sync += word.eq(self.schedule_data)
-        wraps = Mux(warm[2], word[flags + ENDS_SOON.bit_length() - 1], word[flags + ENDS.bit_length() - 1])
-        with m.If(go | (warm[1] & ~warm[2])):
-            m.d.comb += following.eq(Mux(wraps, 0, behind + 1))
-        with m.Else():
-            m.d.comb += following.eq(behind)
-        m.d.comb += self.schedule_addr.eq(following)
-        m.d.sync += [behind.eq(following), warm.eq(Cat(Const(1, 1), warm))]
+        with m.If(begins | second | go):
+            wraps = Mux(warm[2], word[then_ends], second & word[next_ends])
+            m.d.sync += address.eq(Mux(wraps, 0, address + 1))
+        m.d.sync += warm.eq(Cat(Const(1, 1), warm))
         return word, warm[2]
 
     def move(self, m: Module, moves_on: Value) -> tuple[Value, Value]:

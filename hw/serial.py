@@ -140,29 +140,29 @@ class _Body:
         steps = [self.registers[d.name].eq(self.read(d.source)) for d in self.plan.delays]
         for level in self.plan.levels:
             kept = self.registers[f"carry_{level.name}"]
-            rests = self.control.rests(level.level - 1, level.name)  # before each word, also after none
-            sums, carries = (self.chains if level.chains else self.tables)(level, kept, rests)
+            sums, carries = (self.chains if level.chains else self.tables)(level, kept)
             steps += [self.registers[f"sum_{level.name}"].eq(sums), kept.eq(carries)]
         with self.m.If(self.control.tick):
             self.m.d.sync += steps
 
-    def tables(self, level: Level, kept: Value, rests: Value) -> tuple[Value, Value]:
+    def tables(self, level: Level, kept: Value) -> tuple[Value, Value]:
         """Sums and carries of digits of one bit: two look-up tables each.
 
-        The carry's table has room for the beginning of a word, which is a reset of the register in `chains`: with as many resets
-        as levels, sums and carries could not share the slices of an FPGA.
+        The carry's table has room for the beginning of a word, before which the adders rest, also when there is none. It is a reset of the
+        register in `chains`: with as many resets as levels, sums and carries could not share the slices of an FPGA.
         """
+        rests = self.control.rests(level.level - 1, level.name)
         left, right = Signal(len(kept), name=f"left_{level.name}"), Signal(len(kept), name=f"right_{level.name}")
         self.m.d.comb += left.eq(self.read(bit for digit in level.left for bit in digit))
         self.m.d.comb += right.eq(self.read(bit for digit in level.right for bit in digit) ^ level.start)
         carries, begins = (left & right) | (kept & (left | right)), rests.replicate(len(kept))
         return left ^ right ^ kept, (begins & level.start) | (~begins & carries)
 
-    def chains(self, level: Level, kept: Value, rests: Value) -> tuple[Value, Value]:
+    def chains(self, level: Level, kept: Value) -> tuple[Value, Value]:
         """Sums and carries of longer digits: some digits in one addition, or one subtraction, on a carry chain.
 
         Below each digit stands a place both of whose operands are the carry that the digit begins with: it sends that
-        carry up whatever comes from below, and its sum is what came, the carry out of the digit below it.
+        carry up whatever comes from below, and its sum is what came, the carry out of the digit below it. All adders of a level share one reset of their carries.
         """
         d, count = self.block.digit, len(kept)
         sums: list[Value] = [Const(0)] * (d * count)
@@ -180,7 +180,7 @@ class _Body:
                 for bit in range(d):
                     sums[bit * count + k] = chain[first + bit]
                 carries[k] = chain[first + d]
-        return Cat(*sums), Mux(rests, level.start, Cat(*carries))
+        return Cat(*sums), Mux(self.control.resting[level.level - 1], level.start, Cat(*carries))
 
     def words(self) -> Value:
         """The results, gathered digit by digit."""

@@ -85,18 +85,25 @@ def predicted(
     return tuple(c.times or [] for c in i), tuple(c.times or [] for c in o)
 
 
+def join_memories(m: Module, block: Block, dut: Any, contents: Mapping[str, Words]) -> None:
+    """Put the memories of a block beside its gateware."""
+    for name, shape in block.memories.items():
+        words = contents[name]
+        assert shape.takes(words), f"{name} must hold {shape.depth} words of {shape.width} bits, not {len(words)}"
+        m.submodules[name] = memory = AmaranthMemory(shape=shape.width, depth=len(words), init=list(words))
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(getattr(dut, f"{name}_addr")), getattr(dut, f"{name}_data").eq(port.data)]
+        if shape.waits:
+            m.d.comb += port.en.eq(getattr(dut, f"{name}_en"))
+
+
 def simulated(
     block: Block, inputs: Sequence[Beats], memories: Mapping[str, Words] | None = None, stalls: Stalls = Stalls()
 ) -> Run:
     """Run the gateware until nothing moves any more."""
     m = Module()
     m.submodules.block = dut = block.component()
-    for name, shape in block.memories.items():
-        words = (memories or {})[name]
-        assert shape.takes(words), f"{name} must hold {shape.depth} words of {shape.width} bits, not {len(words)}"
-        m.submodules[name] = memory = AmaranthMemory(shape=shape.width, depth=len(words), init=list(words))
-        port = memory.read_port()
-        m.d.comb += [port.addr.eq(getattr(dut, f"{name}_addr")), getattr(dut, f"{name}_data").eq(port.data)]
+    join_memories(m, block, dut, memories or {})
     ins = [getattr(dut, n) for n in block.input_names]
     outs = [getattr(dut, n) for n in block.output_names]
     words = [[pack(row, bus.width) for row in beats] for bus, beats in zip(block.inputs, inputs, strict=True)]

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.hdl import Module
-from amaranth.lib.memory import Memory as AmaranthMemory
 from amaranth.sim import Simulator
 
 import hw
@@ -38,6 +37,7 @@ from tcompile.mapping.design import Instance
 from tcompile.mapping.estimate import estimate
 from tcompile.yosys import below, modules_of, run_yosys
 from tests.conftest import ROOT
+from tests.gateware import join_memories
 from tests.pages import consoles, shown, without_speed
 
 FOLDER = ROOT / "docs" / "hardware"
@@ -98,6 +98,7 @@ def ports_table(rows: str, block: Block) -> str:
     bits |= {f"{n}.payload": ("out", b.bits) for n, b in zip(block.output_names, block.outputs, strict=True)}
     for name, memory in block.memories.items():
         bits |= {f"{name}_addr": ("out", memory.address_width), f"{name}_data": ("in", memory.width)}
+        bits |= {f"{name}_en": ("out", 1)} if memory.waits else {}
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
     assert [c[0].strip("`") for c in cells] == list(bits)
     found = [f"| {c[0]} | {bits[c[0].strip('`')][0]} | {c[2]} | {bits[c[0].strip('`')][1]} |\n" for c in cells]
@@ -120,10 +121,7 @@ def simulated(block: Block, inputs: list[np.ndarray], memories: dict[str, Any], 
     """The rows of a diagram, by Amaranth's simulator."""
     m = Module()
     m.submodules.block = dut = block.component()
-    for name, shape in block.memories.items():
-        m.submodules[name] = ram = AmaranthMemory(shape=shape.width, depth=shape.depth, init=list(memories[name]))
-        port = ram.read_port()
-        m.d.comb += [port.addr.eq(getattr(dut, f"{name}_addr")), getattr(dut, f"{name}_data").eq(port.data)]
+    join_memories(m, block, dut, memories)
     sources = [
         Source(name, [pack(beat, bus.width) for beat in beats], rows[f"{name}.valid"])
         for name, bus, beats in zip(block.input_names, block.inputs, inputs, strict=True)

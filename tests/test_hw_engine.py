@@ -149,8 +149,14 @@ def test_schedule_goes_through_its_memory():
     assert block.schedule(words) == entries
     assert block.row_blocks(words) == [2, 1, 1]
     assert max(words) < 1 << block.memories["schedule"].width
-    assert block.memories["schedule"].width == 3 + 2 + 5
-    assert [word >> 8 for word in words] == [0, 0, 2, 1]  # where the schedule ends, and the entry before
+    assert block.memories["schedule"].width == 3 + 2 + 6
+    assert [word >> 8 for word in words] == [0, 4, 2, 1]  # the last entry is the one behind the next, the next, this
+
+
+@pytest.mark.parametrize("count, flags", [(1, [7]), (2, [2, 4 | 1])])
+def test_short_schedules_go_round(count, flags):
+    """Of one entry, the next one is itself; of two, the last one is also the one behind its next."""
+    assert [word >> 6 for word in WHOLE.schedule_words([Entry(0)] * count)] == flags
 
 
 @pytest.mark.parametrize("simd", [1, 2, 3, 8, 13])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.hdl import Module, ResetInserter, Signal
-from amaranth.lib.memory import Memory as AmaranthMemory
 from amaranth.sim import Simulator
 
 from hw.add_scaled import AddScaled
@@ -22,6 +21,7 @@ from hw.slice import Slice
 from hw.table import Table, table_words
 from hw.width import Narrow, Widen
 from hw.window import Window
+from tests.gateware import join_memories
 
 BUS = Bus(2, 4)
 ENGINE = Engine("sum", BUS, Bus(2, 8), 6, 3, ((3, 1),), 3, 3)
@@ -61,10 +61,7 @@ def run(block: Block, memories: dict, before: int, stalled: bool) -> list[list[l
     m = Module()
     dut = block.component()
     m.submodules.block = ResetInserter(reset)(dut)
-    for name, shape in block.memories.items():
-        m.submodules[name] = memory = AmaranthMemory(shape=shape.width, depth=shape.depth, init=list(memories[name]))
-        port = memory.read_port()
-        m.d.comb += [port.addr.eq(getattr(dut, f"{name}_addr")), getattr(dut, f"{name}_data").eq(port.data)]
+    join_memories(m, block, dut, memories)
     ins, outs = ([getattr(dut, n) for n in names] for names in (block.input_names, block.output_names))
     got: list[list[list[int]]] = [[] for _ in outs]
 

@@ -180,7 +180,7 @@ def _held(held: Held) -> _Held:
 def _level(block: Serial, level: Level) -> _Level:
     p, d, count = block.plan, block.digit, len(level.subtract)
     resting = f"rested[{level.level - 2}]" if level.level > 1 else "load"
-    rests = f"rests_{level.name}" if block.interval > 1 else resting  # see `hw.elastic.Elastic.rests`
+    rests = resting if level.chains or block.interval == 1 else f"rests_{level.name}"  # see `hw.elastic.Elastic.rests`
     start = _constant(level.start, count)
     if not level.chains:
         left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))

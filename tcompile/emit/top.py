@@ -53,6 +53,7 @@ class _Rom:
     file: str
     address: str
     data: str
+    enable: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) ->
         net.nets,
         tuple(_cell(c, written[c.block]) for c in net.cells),
         tuple(
-            _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data)
+            _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data, r.enable)
             for r in net.roms
         ),
         tuple(net.resets.values()),

@@ -774,7 +774,7 @@ def serial(
         "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1),
         "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
-    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1) + groups * (interval > 1)
+    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1) + groups * (interval > 1 and digit == 1)
     registers = adders * (digit + 1) + inputs * digit + rows * interval * digit + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 

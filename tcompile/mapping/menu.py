@@ -137,7 +137,9 @@ def menu(task: Task, wish: Wish, others: Wish, spacing: int, family: Family) -> 
     forms = [wish.form] if wish.form else FORMS if is_searchable(task.layer) else ("engine",)
     offers = []
     for form in forms:
-        folds = _engines(task, wish, others, spacing) if form == "engine" else _graphs(task, form, wish, others, spacing)
+        folds = (
+            _engines(task, wish, others, spacing) if form == "engine" else _graphs(task, form, wish, others, spacing)
+        )
         of_form = []
         for fold in folds:
             plan = planned(task, fold)

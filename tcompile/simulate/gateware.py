@@ -59,6 +59,8 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
             m.submodules[f"m_{rom.name}"] = memory
             port = memory.read_port()
             m.d.comb += [port.addr.eq(wires[rom.address]), wires[rom.data].eq(port.data)]
+            if rom.enable:
+                m.d.comb += port.en.eq(wires[rom.enable])
         return m
 
     def loaded(self, rom: Rom, number: int, wires: Mapping[str, Any]) -> Module:
@@ -73,6 +75,8 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
             m.d.comb += [out.addr.eq(wires[rom.address]), into.addr.eq(wires["load_word"]), into.en.eq(mine)]
             m.d.comb += into.data.eq(wires["load_data"])
             data.append(out.data)
+            if rom.enable:
+                m.d.comb += out.en.eq(wires[rom.enable])
         m.d.comb += wires[rom.data].eq(Cat(*data))
         return m
 

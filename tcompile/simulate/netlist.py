@@ -85,13 +85,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Rom:
-    """A memory that blocks only read; `address` and `data` are nets."""
+    """A memory that blocks only read; `address` and `data` are nets, and `enable`, unless it is read in every cycle."""
 
     name: str
     shape: Memory
     words: tuple[int, ...]
     address: str
     data: str
+    enable: str = ""
 
     @property
     def pieces(self) -> int:
@@ -146,7 +147,10 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
     wires |= {"identity": IDENTITY, "rst": RESET} | {name: name for name in control.loading}
     roms = [rom for instance in design.instances for rom in _roms(instance)]
     memory_nets = [
-        net for rom in roms for net in (Net(rom.address, rom.shape.address_width), Net(rom.data, rom.shape.width))
+        net
+        for rom in roms
+        for net in (Net(rom.address, rom.shape.address_width), Net(rom.data, rom.shape.width), Net(rom.enable, 1))
+        if net.name
     ]
     loading = (Net(*net) for net in control.loading.items())
     nets = (*_stream_nets(design), *memory_nets, *events, *loading, *(Net(n, 1) for n in (RESET, *resets.values())))
@@ -231,11 +235,12 @@ def _cell(design: Design, instance: Instance, reset: str) -> Cell:
     ends = [*zip(block.input_names, instance.inputs), *zip(block.output_names, instance.outputs)]  # noqa: B905
     for port, stream in ends:
         wires |= {f"{port}__{signal}": stream_net(stream, signal) for signal in ("payload", "valid", "ready")}
-    for name in block.memories:
-        wires |= {f"{name}_{end}": f"rom_{instance.name}_{name}_{end}" for end in ("addr", "data")}
+    for name, memory in block.memories.items():
+        pins = ("addr", "data", "en")[: 2 + memory.waits]
+        wires |= {f"{name}_{pin}": f"rom_{instance.name}_{name}_{pin}" for pin in pins}
     if isinstance(block, AxisIn | AxisOut):
-        pins, events = _axis_names(design, instance)
-        wires |= {name: f"{pins}{name[2:]}" for name in block.external}
+        begins, events = _axis_names(design, instance)
+        wires |= {name: f"{begins}{name[2:]}" for name in block.external}
         wires |= {event: f"{events}{event}" for event in block.events}
     return Cell(instance.name, block, wires)
 
@@ -248,4 +253,5 @@ def _roms(instance: Instance) -> Iterator[Rom]:
         if instance.loadable:  # others may have more
             words += (0,) * (shape.depth - len(words))
         base = f"rom_{instance.name}_{name}"
-        yield Rom(base.removeprefix("rom_"), shape, words, f"{base}_addr", f"{base}_data")
+        enable = f"{base}_en" if shape.waits else ""
+        yield Rom(base.removeprefix("rom_"), shape, words, f"{base}_addr", f"{base}_data", enable)
