@@ -39,11 +39,7 @@ from hw.timing import Channel, Program, Queue, outbox
 __all__ = ["Engine", "Entry", "Kind", "booth_digits"]
 
 WARM = 3  # cycles after a reset before the first entry can be issued
-ENDS, NEXT_ENDS, THEN_ENDS = (
-    8,
-    16,
-    32,
-)  # flags: the schedule's last entry is this one, the next one, the one behind that
+ENDS, NEXT_ENDS, THEN_ENDS = 4, 8, 16  # flags: the last entry is this one, the next one, the one behind that
 
 
 class Entry(NamedTuple):
@@ -57,16 +53,13 @@ class Entry(NamedTuple):
         Booth digit of the tile's weights that is used: the pass.
     last : bool
         Whether it ends a row block.
-    adds : bool
-        False for the one entry of a row block without any kept tile: the sum is 0.
     next : bool
-        Whether the next entry that adds uses the next tile; false from the last tile on.
+        Whether the next entry uses the next tile; false from the last tile on.
     """
 
     offset: int
     digit: int = 0
     last: bool = True
-    adds: bool = True
     next: bool = True
 
 
@@ -101,7 +94,7 @@ class Engine(Sliding, Block):
     places : int
         Places of the outbox.
     coded : bool
-        Whether a word of the weight memory holds the digits of one pass; then each entry that adds has a word of its own.
+        Whether a word of the weight memory holds the digits of one pass; then each entry has a word of its own.
     tree : int
         Levels of adders between registers, where a PE adds what its lanes give.
     """
@@ -169,7 +162,7 @@ class Engine(Sliding, Block):
 
     @property
     def memories(self) -> dict[str, Memory]:
-        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 6, partial=True, waits=True)}
+        shapes = {"schedule": Memory(self.entries, self.offset_width + self.digit_width + 5, partial=True, waits=True)}
         if self.weighted:
             shapes["weights"] = Memory(self.tiles, self.lanes.tile_width, partial=True)
         return shapes
@@ -187,9 +180,7 @@ class Engine(Sliding, Block):
     def schedule_words(self, entries: Iterable[Entry]) -> tuple[int, ...]:
         """Contents of the schedule memory."""
         flags = self.offset_width + self.digit_width
-        words = [
-            e.offset | e.digit << self.offset_width | (e.last | e.adds << 1 | e.next << 2) << flags for e in entries
-        ]
+        words = [e.offset | e.digit << self.offset_width | (e.last | e.next << 1) << flags for e in entries]
         for ahead, flag in enumerate((ENDS, NEXT_ENDS, THEN_ENDS)):  # the schedule goes round
             words[-(1 + ahead) % len(words)] |= flag << flags
         return tuple(words)
@@ -201,7 +192,7 @@ class Engine(Sliding, Block):
             Entry(
                 word & ((1 << self.offset_width) - 1),
                 word >> self.offset_width & ((1 << self.digit_width) - 1),
-                *(bool(word >> (flags + k) & 1) for k in range(3)),
+                *(bool(word >> (flags + k) & 1) for k in range(2)),
             )
             for word in words
         ]
@@ -237,7 +228,7 @@ class Engine(Sliding, Block):
         rows, tile = [], 0
         total = None
         for e in entries:
-            term = self._term(x[at + e.offset], tiles[tile] if tiles is not None and e.adds else None, e)
+            term = self._term(x[at + e.offset], tiles[tile] if tiles is not None else None, e)
             total = term if total is None else np.maximum(total, term) if self.kind == "max" else total + term
             tile += e.next
             if e.last:
@@ -250,8 +241,6 @@ class Engine(Sliding, Block):
 
     def _term(self, x: np.ndarray, tile: np.ndarray | None, e: Entry) -> np.ndarray:
         """What an entry adds: (positions, PE)."""
-        if not e.adds:
-            return np.zeros((len(x), self.o.lanes), np.int64)
         if tile is None:
             return x
         digits = (tile if self.coded else booth_digits(tile, e.digit)) << (2 * e.digit)
@@ -320,7 +309,7 @@ class _Engine(wiring.Component):
             box.push.eq(lanes.done),
             box.data.eq(lanes.results),
         ]
-        m.d.comb += [getattr(lanes, name).eq(getattr(flags, name)) for name in ("first", "last", "adds", "go")]
+        m.d.comb += [getattr(lanes, name).eq(getattr(flags, name)) for name in ("first", "last", "go")]
         if b.weighted:
             weights = Signal.like(self.weights_data, reset_less=True)
             m.d.sync += weights.eq(self.weights_data)
@@ -333,7 +322,7 @@ class _Engine(wiring.Component):
         b, go = self.block, Signal()
         ow, dw = b.offset_width, b.digit_width
         word, warm = self.fetch(m, go)
-        last, adds, following_tile, ends = (word[ow + dw + k] for k in range(4))
+        last, following_tile, ends = (word[ow + dw + k] for k in range(3))
         first, moves_on, there = Signal(init=1), Signal(), Signal()
         begun = Signal()  # the entry is not the schedule's first
         m.d.comb += [
@@ -348,7 +337,7 @@ class _Engine(wiring.Component):
         with m.If(moves_on):
             m.d.sync += base.eq(_wrapped(m, base + step, b.depth))
         self.fill(m, moves_on, minus, there)
-        return _Issued(go, base, word[:ow], word[ow : ow + dw], first, last, adds, following_tile, moves_on)
+        return _Issued(go, base, word[:ow], word[ow : ow + dw], first, last, following_tile, moves_on)
 
     def fetch(self, m: Module, go: Value) -> tuple[Value, Value]:
         """The present entry, which `go` replaces by the next one, and whether there is one: `WARM` cycles after a reset.
@@ -429,7 +418,7 @@ class _Engine(wiring.Component):
                 m.d.sync += tile.eq(Mux(entry.ends, 0, tile + entry.next))
             m.d.sync += met.eq(tile)
             m.d.comb += self.weights_addr.eq(met)
-        flags = Flags(entry.first, entry.last & entry.go, entry.adds, entry.digit, entry.go)
+        flags = Flags(entry.first, entry.last & entry.go, entry.digit, entry.go)
         return out.data, flags.delayed(m, 2, "read")
 
 
@@ -443,7 +432,6 @@ class _Issued:
     digit: Value
     first: Value
     last: Value
-    adds: Value
     next: Value
     ends: Value
 

@@ -166,7 +166,6 @@ class Flags:
 
     first: Value
     last: Value
-    adds: Value
     digit: Value
     go: Value
 
@@ -214,7 +213,6 @@ class _Lanes(wiring.Component):
                 "weights": In(lanes.tile_width),  # a cycle after the word
                 "first": In(1),
                 "last": In(1),
-                "adds": In(1),
                 "go": In(1),
                 "digit": In(lanes.digit_width),
                 "results": Out(lanes.o.bits),
@@ -224,11 +222,9 @@ class _Lanes(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m, d = Module(), self.lanes
-        flags = Flags(self.first, self.last, self.adds, self.digit, self.go)
+        flags = Flags(self.first, self.last, self.digit, self.go)
         word = Signal.like(self.word, reset_less=True)
         m.d.sync += word.eq(self.word)
-        with m.If(~flags.adds):  # what is added is 0
-            m.d.sync += word.eq(0)
         flags = flags.delayed(m, 1, "word")
         x = [_element(word.word_select(k, d.i.width), d.i.signed) for k in range(d.i.lanes)]
         if d.kind == "max":

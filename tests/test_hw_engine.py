@@ -29,13 +29,13 @@ def random_schedule(generator, span, blocks, passes, tiles):
             offset = int(generator.integers(0, span))
             row += [Entry(offset, int(d), last=False, next=bool(d == kept[-1])) for d in kept]
             tile += 1
-        row = row or [Entry(0, last=False, adds=False, next=False)]
+        if not row:
+            row, tile = [Entry(0, last=False)], tile + 1
         row[-1] = row[-1]._replace(last=True)
         entries += row
-    used = [k for k, e in enumerate(entries) if e.next]
-    if used:
-        entries[used[-1]] = entries[used[-1]]._replace(next=False)
-    return entries, max(1, tile)
+    last = max(k for k, e in enumerate(entries) if e.next)
+    entries[last] = entries[last]._replace(next=False)
+    return entries, tile
 
 
 def make(seed, kind="dot", weight_width=2, signed_input=False, simd=3, pe=2):
@@ -75,14 +75,10 @@ def coded(block, memories):
     entries, tiles = block.schedule(memories["schedule"]), block.lanes.decode(memories["weights"])
     tile, words, found = 0, [], []
     for e in entries:
-        if e.adds:
-            words.append(booth_digits(tiles[tile], e.digit))
+        words.append(booth_digits(tiles[tile], e.digit))
         tile += e.next
-        found.append(e._replace(next=e.adds))
-    used = [k for k, e in enumerate(found) if e.next]
-    if used:
-        found[used[-1]] = found[used[-1]]._replace(next=False)
-    words = words or [np.zeros_like(tiles[0])]
+        found.append(e._replace(next=True))
+    found[-1] = found[-1]._replace(next=False)
     block = replace(block, coded=True, tiles=len(words))
     return block, {"schedule": block.schedule_words(found), "weights": block.weight_words(np.array(words))}
 
@@ -140,23 +136,23 @@ WHOLE = Engine("dot", Bus(3, 4), Bus(2, 12, True), 8, 8, ((3, 1), (2, 4)), 5, 7,
 def test_schedule_goes_through_its_memory():
     block = replace(WHOLE, weight_width=7, entries=4)
     entries = [
-        Entry(7, 3, last=False, adds=True, next=False),
-        Entry(0, 0, last=True, adds=True, next=True),
-        Entry(5, 1, last=True, adds=False, next=False),
-        Entry(2, 2, last=True, adds=True, next=False),
+        Entry(7, 3, last=False, next=False),
+        Entry(0, 0, last=True, next=True),
+        Entry(5, 1, last=True, next=False),
+        Entry(2, 2, last=True, next=False),
     ]
     words = block.schedule_words(entries)
     assert block.schedule(words) == entries
     assert block.row_blocks(words) == [2, 1, 1]
     assert max(words) < 1 << block.memories["schedule"].width
-    assert block.memories["schedule"].width == 3 + 2 + 6
-    assert [word >> 8 for word in words] == [0, 4, 2, 1]  # the last entry is the one behind the next, the next, this
+    assert block.memories["schedule"].width == 3 + 2 + 5
+    assert [word >> 7 for word in words] == [0, 4, 2, 1]  # the last entry is the one behind the next, the next, this
 
 
 @pytest.mark.parametrize("count, flags", [(1, [7]), (2, [2, 4 | 1])])
 def test_short_schedules_go_round(count, flags):
     """Of one entry, the next one is itself; of two, the last one is also the one behind its next."""
-    assert [word >> 6 for word in WHOLE.schedule_words([Entry(0)] * count)] == flags
+    assert [word >> 5 for word in WHOLE.schedule_words([Entry(0)] * count)] == flags
 
 
 @pytest.mark.parametrize("simd", [1, 2, 3, 8, 13])
@@ -227,7 +223,7 @@ def test_two_levels_of_adders_between_registers(simd, stages):
 def test_schedule_of_one_entry_gives_a_position_per_cycle(kind, moves, frame):
     o = Bus(2, 12, True) if kind == "dot" else Bus(2, 4)
     block = Engine(kind, Bus(2, 4), o, 9, 1, moves, frame, 1, 1 if kind == "dot" else 0, 2 if kind == "dot" else 0)
-    memories = {"schedule": block.schedule_words([Entry(0, next=False, adds=True)])}
+    memories = {"schedule": block.schedule_words([Entry(0, next=False)])}
     if kind == "dot":
         memories["weights"] = block.weight_words(np.array([[[1, -1], [0, 1]]]))
     x = np.random.default_rng(0).integers(0, 16, (4 * block.frame_words, 2))

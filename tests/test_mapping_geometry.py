@@ -83,5 +83,5 @@ def test_pool_reads_every_tap_of_every_word_of_channels(g):
     plan = pool_schedule(g)
     assert [e.offset for e in plan.entries] == [t + w for w in range(g.words) for t in g.taps]
     assert [e.last for e in plan.entries] == [(k + 1) % len(g.taps) == 0 for k in range(len(plan.entries))]
-    assert all(e.adds and not e.next and e.digit == 0 for e in plan.entries)
-    assert (plan.kept, plan.tiles_all, plan.shortest) == (0, 0, len(g.taps))
+    assert all(not e.next and e.digit == 0 for e in plan.entries)
+    assert (plan.words, plan.tiles_all, plan.shortest) == (0, 0, len(g.taps))

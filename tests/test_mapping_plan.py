@@ -76,7 +76,7 @@ def test_numbers_of_a_plan_are_those_of_its_schedule(seed, pe, simd):
     elements = layer.kernel[-1] * layer.channels if packed else layer.groups * layer.channels
     g = Geometry(layer.padded_grid, kernel, layer.strides, layer.dilations, -(-elements // lanes))
     found = schedule(layer, fold, g)
-    assert (plan.tiles, plan.kept, plan.entries) == (found.tiles_all, found.kept, len(found.entries))
+    assert (plan.tiles, plan.words, plan.entries) == (found.tiles_all, found.words, len(found.entries))
     assert plan.positions == prod(layer.out)
     assert plan.cycles == max(plan.positions * plan.entries, plan.beats)
     assert (fold.pe, fold.simd) == (min(pe, fold.pe), min(simd, fold.simd))

@@ -46,17 +46,16 @@ def carried_out(layer: Linear, fold: Fold, g: Geometry, plan: Schedule) -> np.nd
     for e in plan.entries:
         if not running:
             blocks.append(np.zeros((fold.pe, g.span, lanes), np.int64))
-        if e.adds:
-            part = booth_digits(plan.tiles[tile], e.digit) << (2 * e.digit)
-            assert part.any(), "an entry that adds nothing"
-            if layer.is_depthwise:
-                blocks[-1][np.arange(fold.pe), e.offset, np.arange(fold.pe)] += part[:, 0]
-            else:
-                blocks[-1][:, e.offset] += part
+        part = booth_digits(plan.tiles[tile], e.digit) << (2 * e.digit)
+        assert part.any() or (e.last and not running), "an entry that adds nothing beside others"
+        if layer.is_depthwise:
+            blocks[-1][np.arange(fold.pe), e.offset, np.arange(fold.pe)] += part[:, 0]
+        else:
+            blocks[-1][:, e.offset] += part
         tile += e.next
         running = not e.last
     assert not running
-    assert tile == max(0, plan.kept - 1)
+    assert tile == plan.words - 1
     return np.concatenate(blocks)
 
 
@@ -116,8 +115,8 @@ def test_only_tiles_that_hold_a_weight_are_stored(case):
     tiles = tiled(layer, fold)
     plan = schedule(layer, fold, geometry(layer, fold))
     assert plan.tiles_all == tiles.shape[0] * tiles.shape[1]
-    held = [t for block in tiles for t in block if t.any()]
-    assert plan.kept == len(held)
+    held = [t for block in tiles for t in ([t for t in block if t.any()] or [np.zeros_like(block[0])])]
+    assert plan.words == len(held)
     assert all(np.array_equal(a, b) for a, b in zip(plan.tiles, held, strict=True))
     digits = [
         sum(bool(booth_digits(t, d).any()) for d in range(layer.planes)) for t in tiles.reshape(-1, *tiles.shape[2:])
@@ -127,17 +126,18 @@ def test_only_tiles_that_hold_a_weight_are_stored(case):
     assert plan.shortest == max(1, per_block.min())
 
 
-def test_row_block_without_weights_has_one_entry_that_adds_nothing():
+def test_row_block_without_weights_has_one_entry_for_a_tile_of_zeros():
     weight = np.zeros((4, 2, 1), int)
     weight[2] = 1
     plan = schedule(conv(weight), Fold(1, 2), Geometry((9,), (1,), (1,), (1,), 1))
-    assert [e.adds for e in plan.entries] == [False, False, True, False]
-    assert all(e.last and not e.next and (e.offset, e.digit) == (0, 0) for e in plan.entries)
+    assert plan.tiles.any(axis=(1, 2)).tolist() == [False, False, True, False]
+    assert [e.next for e in plan.entries] == [True, True, True, False]
+    assert all(e.last and (e.offset, e.digit) == (0, 0) for e in plan.entries)
 
 
-def test_layer_without_weights_stores_nothing():
+def test_layer_without_weights_stores_zeros_for_each_row_block():
     plan = schedule(conv(np.zeros((3, 2, 1), int)), Fold(2, 2), Geometry((9,), (1,), (1,), (1,), 1))
-    assert (plan.kept, plan.tiles.shape, plan.tiles_all, len(plan.entries)) == (0, (0, 2, 2), 2, 2)
+    assert (plan.words, plan.tiles.any(), plan.tiles_all, len(plan.entries)) == (2, False, 2, 2)
 
 
 def test_passes_go_from_low_digits_to_high_and_leave_out_zeros():

@@ -15,7 +15,7 @@ from tcompile.yosys import run_yosys
 
 SCRIPT = Path(__file__).resolve().parents[1] / "templates/synth/output_registers.py.j2"
 DESIGN = """\
-module top(input clk, input rst, input write, input [8:0] at, input [8:0] to, input [35:0] data, output [35:0] x, output [35:0] y);
+module top(input clk, input write, input [8:0] at, input [8:0] to, input [35:0] data, output [35:0] x, output [35:0] y);
   reg [35:0] rom [0:511];
   (* no_rw_check *) reg [35:0] ring [0:511];
   integer k;
@@ -27,7 +27,7 @@ module top(input clk, input rst, input write, input [8:0] at, input [8:0] to, in
     word <= ring[at];
     if (write) ring[to] <= data;
     weights_2 <= weights;
-    word_2 <= rst ? 0 : word;
+    word_2 <= word;
   end
 endmodule
 """
@@ -94,7 +94,7 @@ def own(netlist):
         for letter, pins in PORTS.items():
             if cell["parameters"][f"REGMODE_{letter}"] == "OUTREG":
                 assert wires[f"OCE{letter}"] == "1"
-                assert wires[f"RST{letter}"] == "0" or cell["parameters"]["RESETMODE"] == "SYNC"
+                assert wires[f"RST{letter}"] == "0"
                 read = [pin for pin in wires if pin.startswith(pins) and wires[pin] in driven]
                 found |= {(name, p, wires[f"CLK{letter}"], wires[f"RST{letter}"], wires[p]) for p in read}
     return found
@@ -105,7 +105,6 @@ def test_registers_become_those_of_the_rams(script, before):
     wanted = behind(before)
     assert script.taken_in(module(after)) == len(wanted) == 72
     assert own(after) == set(wanted.values())
-    assert {reset for _, _, _, reset, _ in own(after)} == {"0", *module(before)["ports"]["rst"]["bits"]}
 
 
 def test_nothing_else_changes(script, before):
@@ -149,18 +148,23 @@ def ram_with_an_enable(register, top):
             cell["connections"]["CEB"] = [OTHER]
 
 
+def ram_with_a_reset(register, top):
+    for cell in top["cells"].values():
+        if cell["type"] == "DP16KD":
+            cell["connections"]["RSTB"] = [OTHER]
+
+
 OTHER = 99_999
 SPOILT = {
     "another clock": changed("connections", "CLK", [OTHER]),
-    "another reset": changed("connections", "LSR", [OTHER]),
+    "a reset": changed("connections", "LSR", [OTHER]),
     "an enable": changed("parameters", "CEMUX", "CE"),
     "begins with 1": changed("parameters", "REGSET", "SET"),
     "falling edge": changed("parameters", "CLKMUX", "INV"),
-    "reset when low": changed("parameters", "LSRMUX", "INV"),
-    "asynchronous reset": changed("parameters", "SRMODE", "ASYNC"),
     "read elsewhere": read_elsewhere,
     "read outside": read_outside,
     "RAM with an enable": ram_with_an_enable,
+    "RAM with a reset": ram_with_a_reset,
 }
 
 

@@ -73,8 +73,9 @@ def _run(plan: Plan, maker: Node | None) -> int:
 def _engine(task: Task, plan: Plan) -> list[Block]:
     layer, fold = task.layer, plan.fold
     i, o = bus_of(task.padded, layer.lanes_in(fold)), bus_of(task.out, fold.pe)
-    kept = plan.entries if fold.coded else plan.kept
-    engine = linear_engine(layer, fold, i, o, entries=plan.entries, shortest=plan.shortest, kept=kept, tiles=plan.tiles)
+    engine = linear_engine(
+        layer, fold, i, o, entries=plan.entries, shortest=plan.shortest, words=plan.words, tiles=plan.tiles
+    )
     return [engine] if fold.leaving == fold.pe else [engine, Narrow(o, fold.leaving, layer.MH)]
 
 

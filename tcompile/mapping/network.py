@@ -272,7 +272,8 @@ def _mapped(graph: Graph, choice: Choice, plans: Mapping[str, Plan], target: int
     """
     pace = max((plan.cycles for plan in plans.values()), default=1) if target is None else target
     graphs = {name: plan.graph for name, plan in plans.items() if plan.graph is not None}
-    recipe = Recipe({name: plan.fold for name, plan in plans.items()}, choice.simd, pace, graphs=graphs)
+    folds = {name: plan.fold for name, plan in plans.items()}
+    recipe = Recipe(folds, choice.simd, pace, graphs=graphs, relays=choice.spacing == 1)
     design = place(graph, recipe)
     depths, seen = sized(design)
     cycles = cycles_of(design, seen)

@@ -49,9 +49,10 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 
-__all__ = ["Recipe", "between", "entrance", "place"]
+__all__ = ["Recipe", "between", "entrance", "place", "relay"]
 
-QUEUE, ENTRANCE = "queue", "entrance"
+QUEUE, ENTRANCE, RELAY = "queue", "entrance", "relay"
+LEAST = 2  # places of a queue that takes a beat per cycle
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Recipe:
         Places of the queues behind forks and of those between layers, by instance name.
     graphs : mapping of str to AdderGraph
         Of the layers whose form is a graph, by node.
+    relays : bool
+        Whether each layer begins with a short queue, and what takes an engine's results apart rests, for a fast clock: no path then leads
+        through the handshakes of several layers.
     """
 
     folds: Mapping[str, Fold]
@@ -77,6 +81,7 @@ class Recipe:
     pace: int = 1
     depths: Mapping[str, int] = field(default_factory=dict)
     graphs: Mapping[str, AdderGraph] = field(default_factory=dict)
+    relays: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -84,6 +89,7 @@ class Recipe:
         graphs = {name: graph_to_json(graph) for name, graph in self.graphs.items()}
         return {
             "folds": folds, "lanes": self.lanes, "pace": self.pace, "depths": dict(self.depths), "graphs": graphs,
+            "relays": self.relays,
         }  # fmt: skip
 
     @classmethod
@@ -91,7 +97,7 @@ class Recipe:
         """From a JSON object."""
         folds = {name: Fold(**fold) for name, fold in data["folds"].items()}
         graphs = {name: graph_from_json(graph) for name, graph in data["graphs"].items()}
-        return cls(folds, data["lanes"], data["pace"], data["depths"], graphs)
+        return cls(folds, data["lanes"], data["pace"], data["depths"], graphs, data["relays"])
 
 
 def between(value: str) -> str:
@@ -102,6 +108,11 @@ def between(value: str) -> str:
 def entrance(layer: str) -> str:
     """Name of the queue of a layer whose input comes in fewer lanes than it takes: it holds beats that are widened already."""
     return f"{layer}_{ENTRANCE}".lower()
+
+
+def relay(layer: str) -> str:
+    """Name of the queue that a layer begins with, whose handshake ends in registers."""
+    return f"{layer}_{RELAY}".lower()
 
 
 def place(graph: Graph, recipe: Recipe) -> Design:
@@ -248,15 +259,15 @@ class _Placer:
             self.constant(node, layer, fold)
             return
         stream, plan = self.window(node, layer, fold), schedule(layer, fold, engine_geometry(layer, fold))
-        tiles = plan.tiles if plan.kept else np.zeros((1, fold.pe, 1 if layer.is_depthwise else fold.simd), np.int64)
         block = linear_engine(
             layer, fold, stream.bus, bus_of(node.type, fold.pe),
-            entries=len(plan.entries), shortest=plan.shortest, kept=plan.kept, tiles=plan.tiles_all,
+            entries=len(plan.entries), shortest=plan.shortest, words=plan.words, tiles=plan.tiles_all,
         ).rounded()  # fmt: skip
-        memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(tiles)}
+        memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(plan.tiles)}
         layout = self.layouts[node.name]
         stream = self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0]
-        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.leaving)))
+        rests = self.recipe.relays and not self.is_open(node) and plan.shortest > fold.pe // fold.leaving
+        self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.leaving, rests=rests)))
 
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes.
@@ -290,6 +301,9 @@ class _Placer:
         depth = self.recipe.depths.get(entrance(node.name))
         if depth is not None and whole and isinstance(whole[-1].block, Widen):
             stream = self.add(Fifo(stream.bus, depth), [stream], node, ENTRANCE, [stream.beats])[0]
+        if self.recipe.relays:
+            depth = self.recipe.depths.get(relay(node.name), LEAST)
+            stream = self.add(Fifo(stream.bus, depth), [stream], node, RELAY, [stream.beats])[0]
         return self.passed(stream, node, steps[len(whole) :])
 
     @put.register(I.MaxPool)

@@ -200,9 +200,9 @@ class Plan:
     ----------
     label : str
         Name in reports and folding files.
-    tiles, kept, entries, shortest : int
+    tiles, kept, entries, shortest, words : int
         Of an engine: tiles of PE x SIMD after padding, those that hold a weight, entries of the schedule and of its
-        shortest row block.
+        shortest row block, words of the weight memory.
     graph : AdderGraph or None
         Of a graph, once the search has been made.
     word, digits : int
@@ -218,6 +218,7 @@ class Plan:
     kept: int = 0
     entries: int = 0
     shortest: int = 1
+    words: int = 0
     graph: AdderGraph | None = None
     word: int = 1
     digits: int = 1
@@ -395,9 +396,10 @@ def planned(task: Task, fold: Fold) -> Plan:
         word, digits = (-(-width // fold.digit) for width in (task.out.width, task.padded.width))
         return Plan(task.label, layer, fold, word=word, digits=min(digits, word))
     planes = [tiled(layer, fold, plane).any(axis=(2, 3)) for plane in layer.nonzero]
-    per_block = np.maximum(np.sum([plane.sum(axis=1) for plane in planes], axis=0), 1)
-    kept = int(np.any(planes, axis=0).sum())
-    plan = Plan(task.label, layer, fold, planes[0].size, kept, int(per_block.sum()), int(per_block.min()))
+    needed = np.sum([plane.sum(axis=1) for plane in planes], axis=0)
+    kept, empty, per_block = int(np.any(planes, axis=0).sum()), int((needed == 0).sum()), np.maximum(needed, 1)
+    words = int(per_block.sum()) if fold.coded else kept + empty
+    plan = Plan(task.label, layer, fold, planes[0].size, kept, int(per_block.sum()), int(per_block.min()), words)
     return replace(plan, fold=replace(fold, out=_leaving(task, plan)))
 
 

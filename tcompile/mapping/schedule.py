@@ -27,7 +27,7 @@ class Schedule:
     ----------
     entries : tuple of Entry
     tiles : int64 array (kept, PE, SIMD)
-        Weights, or where the fold has them coded the digits of each entry that adds.
+        Weights, or where the fold has them coded the digits of each entry. A row block in which no tile is kept has one of zeros.
     tiles_all : int
         Tiles of the layer after padding.
     """
@@ -37,8 +37,8 @@ class Schedule:
     tiles_all: int
 
     @property
-    def kept(self) -> int:
-        """Words of the weight memory: tiles that hold a weight, or that hold a digit of it."""
+    def words(self) -> int:
+        """Words of the weight memory."""
         return len(self.tiles)
 
     @property
@@ -60,7 +60,7 @@ def engine_geometry(layer: Linear, fold: Fold) -> Geometry:
 
 
 def linear_engine(
-    layer: Linear, fold: Fold, i: Bus, o: Bus, *, entries: int, shortest: int, kept: int, tiles: int
+    layer: Linear, fold: Fold, i: Bus, o: Bus, *, entries: int, shortest: int, words: int, tiles: int
 ) -> Engine:
     """The engine of a linear layer, with room for its schedule and its weights, or for all that may be loaded.
 
@@ -69,14 +69,14 @@ def linear_engine(
     i, o : Bus
     entries, shortest : int
         Of the schedule, and of its shortest row block.
-    kept, tiles : int
-        Words of the weight memory, and all tiles.
+    words, tiles : int
+        Of the weight memory, and all tiles.
     """
     if layer.bits:
-        entries, shortest, kept = tiles * layer.planes, 1, tiles * (layer.planes if fold.coded else 1)
+        entries, shortest, words = tiles * layer.planes, 1, tiles * (layer.planes if fold.coded else 1)
     return engine_block(
         "lane" if layer.is_depthwise else "dot", i, o, engine_geometry(layer, fold), entries, shortest,
-        tiles=max(1, kept), weight_width=layer.width, doubles=layer.doubles, coded=fold.coded,
+        tiles=words, weight_width=layer.width, doubles=layer.doubles, coded=fold.coded,
         tree=fold.tree,
     )  # fmt: skip
 
@@ -122,16 +122,16 @@ def schedule(layer: Linear, fold: Fold, geometry: Geometry) -> Schedule:
             kept += (
                 [booth_digits(tiles[block, column], int(d)) for d in digits] if fold.coded else [tiles[block, column]]
             )
+        if not row:
+            row, kept = [Entry(0, last=False)], [*kept, np.zeros_like(tiles[block, 0])]
         entries += _row_block(row)
-    used = [k for k, e in enumerate(entries) if e.next]
-    if used:
-        entries[used[-1]] = entries[used[-1]]._replace(next=False)
+    last = max(k for k, e in enumerate(entries) if e.next)
+    entries[last] = entries[last]._replace(next=False)
     stored = np.array(kept, np.int64).reshape(-1, *tiles.shape[2:])
     return Schedule(tuple(entries), stored, tiles.shape[0] * tiles.shape[1])
 
 
 def _row_block(row: list[Entry]) -> list[Entry]:
-    row = row or [Entry(0, last=False, adds=False, next=False)]
     row[-1] = row[-1]._replace(last=True)
     return row
 
