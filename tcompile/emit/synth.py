@@ -89,7 +89,7 @@ def synth_files(
     clock_mhz : float
         Clock that place and route aim at, where none is given.
     """
-    layers = _Layers(net.name, _layers(design, net, rows))
+    layers = _Layers(net.name, _layers(design, rows))
     return {
         "synth/Makefile": render("synth/Makefile.j2", _Make(ROUTED, f"{clock_mhz:g}")),
         "synth/layers.ys": render("synth/layers.ys.j2", layers),
@@ -106,12 +106,9 @@ def layer_module(top: str, index: int) -> str:
     return f"{top}_layer_{index}"
 
 
-def _layers(design: Design, net: Netlist, rows: Mapping[str, int]) -> tuple[_Layer, ...]:
-    """Cells of the top level, blocks, memories and resets, by the row that they belong to; those of no row stay where they are."""
+def _layers(design: Design, rows: Mapping[str, int]) -> tuple[_Layer, ...]:
+    """Cells of the top level, blocks and their memories, by the row that they belong to; those of no row stay where they are."""
     cells: dict[int, list[str]] = {}
-    for layer, reset in net.resets.items():
-        if layer in rows:
-            cells.setdefault(rows[layer], []).append(f"r_{reset}")
     for instance in design.instances:
         if instance.layer in rows:
             memories = (f"m_{instance.name}_{name}" for name in instance.block.memories)

@@ -123,7 +123,7 @@ def _top(net: Netlist, written: dict[Written, Module], names: dict[str, str]) ->
             _Rom(r.name, r.shape.width, len(r.words), r.shape.address_width, names[r.name], r.address, r.data, r.enable)
             for r in net.roms
         ),
-        tuple(net.resets.values()),
+        net.resets,
         f"{net.identity:064x}",
         net.loadable,
     )

@@ -50,7 +50,7 @@ class Accelerator(wiring.Component):  # type: ignore[misc] # Amaranth has no typ
         if self.design.loadable:
             steps = Signal(2)
             m.d.sync += steps.eq(Cat(wires["load_hold"], steps[0]))
-            m.d.comb += [wires[net].eq(steps[1]) for net in self.design.resets.values()]
+            m.d.comb += [wires[net].eq(steps[1]) for net in self.design.resets]
         for number, rom in enumerate(self.design.roms):
             if self.design.loadable:
                 m.submodules[f"m_{rom.name}"] = self.loaded(rom, number, wires)

@@ -31,7 +31,8 @@ __all__ = [
 CONTROL = "s_axi_control"
 IDENTITY = "build_identity"
 RESET = "reset"
-RESET_CYCLES = 4  # from the pin to the blocks: two registers for all, two more in each layer
+RESET_CYCLES = 4  # from the pin to the blocks: two registers for all, two more in each part
+PARTS = 4  # that have a reset of their own: a tile of an ECP5 takes two, and with one per layer a full device has no legal placement
 PLAIN = re.compile(r"[a-z][a-z0-9_]*")
 _WORDS = """
     accept_on alias always always_comb always_ff always_latch and assert assign assume automatic before begin
@@ -104,8 +105,8 @@ class Rom:
 class Netlist:
     """A top level; the clock goes to every cell. Where it is loadable, memories are numbered as they stand here.
 
-    The reset reaches the blocks of each layer through registers of their own, which can stand where the layer does: `resets` names
-    the net of each layer. It is as late everywhere.
+    The reset reaches the blocks of each part of the pipeline through registers of their own, which can stand where the part does: `resets`
+    are their nets. It is as late everywhere.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Netlist:
     nets: tuple[Net, ...]
     cells: tuple[Cell, ...]
     roms: tuple[Rom, ...]
-    resets: Mapping[str, str]
+    resets: tuple[str, ...]
     identity: int
     loadable: bool = False
 
@@ -139,8 +140,10 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
     """
     _check(design)
     control = control_of(design)
-    resets = {layer: f"{RESET}_{k}" for k, layer in enumerate(dict.fromkeys(i.layer for i in design.instances))}
-    cells = [_cell(design, instance, resets[instance.layer]) for instance in design.instances]
+    layers = list(dict.fromkeys(instance.layer for instance in design.instances))
+    parts = {layer: f"{RESET}_{k * PARTS // len(layers)}" for k, layer in enumerate(layers)}
+    resets = tuple(dict.fromkeys(parts.values()))
+    cells = [_cell(design, instance, parts[instance.layer]) for instance in design.instances]
     pins = [*_axis_pins(design), *(Pin(f"{CONTROL}_{n[2:]}", *pin) for n, pin in control.external.items())]
     events = [Net(f"ev_{event}", 1) for event in control.events]
     wires = {n: f"{CONTROL}_{n[2:]}" for n in control.external} | {e: f"ev_{e}" for e in control.events}
@@ -153,7 +156,7 @@ def netlist(design: Design, identity: tuple[int, ...]) -> Netlist:
         if net.name
     ]
     loading = (Net(*net) for net in control.loading.items())
-    nets = (*_stream_nets(design), *memory_nets, *events, *loading, *(Net(n, 1) for n in (RESET, *resets.values())))
+    nets = (*_stream_nets(design), *memory_nets, *events, *loading, *(Net(n, 1) for n in (RESET, *resets)))
     _distinct("nets", [n.name for n in nets])
     return Netlist(
         design.name, tuple(pins), nets, (*cells, Cell("control", control, wires)), tuple(roms), resets,
