@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.block import Bus
-from hw.frame_port import Port
+from hw.frame_port import RESTART, Port
 from hw.packets import decode
 from tcompile.accelerator import build_options
 from tcompile.emit import emit
@@ -21,6 +21,7 @@ from tcompile.emit.board import BOARDS, plan_board, port_of
 from tcompile.emit.pll import FARTHEST, Pll, pll_for
 from tcompile.errors import UsageError
 from tcompile.mapping.design import Edge
+from tcompile.simulate.netlist import RESET_CYCLES
 from tests.designs import LAYOUT, SHAPE, design
 
 MHZ = 10**6
@@ -39,6 +40,10 @@ def files(clock_mhz: float = 100, baud: int = 1_000_000, made=None) -> dict[str,
 def test_dividers(wanted, i, f, o):
     pll = pll_for(25 * MHZ, Fraction(wanted) * MHZ)
     assert (pll.i, pll.f, pll.o, pll.output_hz) == (i, f, o, Fraction(wanted) * MHZ)
+
+
+def test_a_command_resets_the_accelerator_for_as_long_as_it_needs():
+    assert RESTART >= 2 * RESET_CYCLES
 
 
 @given(st.fractions(Fraction(7, 2), 400, max_denominator=1000))

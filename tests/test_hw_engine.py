@@ -149,6 +149,17 @@ def test_schedule_goes_through_its_memory():
     assert [word >> 7 for word in words] == [0, 4, 2, 1]  # the last entry is the one behind the next, the next, this
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("room", [0, 1, 4])
+def test_short_schedules_in_memories_with_room(count, room):
+    block = Engine("sum", Bus(2, 4), Bus(2, 8), 6, 3, ((3, 1),), 3, count + room)
+    words = block.schedule_words(
+        [Entry(k % 3, last=k != 1, next=False) for k in range(count - 1)] + [Entry(2, next=False)]
+    )
+    x = np.random.default_rng(count).integers(0, 16, (24, 2))
+    assert len(bench(block, [x], {"schedule": words}, Stalls.random(room, block)).outputs[0])
+
+
 @pytest.mark.parametrize("count, flags", [(1, [7]), (2, [2, 4 | 1])])
 def test_short_schedules_go_round(count, flags):
     """Of one entry, the next one is itself; of two, the last one is also the one behind its next."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from amaranth.hdl import Module, ResetInserter, Signal
@@ -26,12 +28,15 @@ from tests.gateware import join_memories
 BUS = Bus(2, 4)
 ENGINE = Engine("sum", BUS, Bus(2, 8), 6, 3, ((3, 1),), 3, 3)
 ENTRIES = [Entry(k, last=k == 2, next=False) for k in range(3)]
+LONE, PAIR = (replace(ENGINE, entries=n) for n in (4, 2))  # one entry in a memory with room, two in one without
 TABLE = Table.of(BUS, BUS, [list(range(15, -1, -1))] * 4)
 BLOCKS = {
     "add": AddScaled(BUS, BUS, Bus(2, 8), (3, 5)),
     "argmax": ArgMax(BUS, Bus(1, 3), 5),
     "concat": Concat((BUS, BUS), BUS, (2, 3)),
     "engine": ENGINE,
+    "engine, one entry": LONE,
+    "engine, two entries": PAIR,
     "fifo": Fifo(BUS, 5),
     "long fifo": Fifo(BUS, 70),
     "fork": Fork(BUS, 2),
@@ -48,6 +53,8 @@ BLOCKS = {
 }
 MEMORIES = {
     "engine": {"schedule": ENGINE.schedule_words(ENTRIES)},
+    "engine, one entry": {"schedule": LONE.schedule_words(ENTRIES[2:])},
+    "engine, two entries": {"schedule": PAIR.schedule_words(ENTRIES[1:])},
     "reorder": {"order": (3, 1, 5, 0, 2, 4)},
     "table": table_words(TABLE, [0] * 4, [list(range(15, -1, -1))] * 4),
 }

@@ -30,7 +30,7 @@ from tcompile.mapping.design import Design, Edge
 from tcompile.mapping.folding import Folding, Wish
 from tcompile.mapping.network import map_network
 from tcompile.mapping.plan import Choice, labels
-from tcompile.simulate.netlist import netlist
+from tcompile.simulate.netlist import RESET_CYCLES, netlist
 from tcompile.simulate.verilator import find_tools
 from tests.command import DIGITS
 from tests.networks import Builder
@@ -251,6 +251,16 @@ def test_icarus_computes_what_the_interpreter_does(rtl, blocks, tmp_path):
     assert simulated(rtl["blocks"], *blocks, tmp_path) == "PASS"
 
 
+@pytest.mark.parametrize("after", [3, 40, 200, 531])
+def test_icarus_computes_the_same_after_a_reset_within_a_frame(rtl, blocks, after, tmp_path):
+    assert simulated(rtl["blocks"], *blocks, tmp_path, after, 2 * RESET_CYCLES) == "PASS"
+
+
+def test_icarus_loses_beats_where_a_reset_is_too_short_wrong(rtl, blocks, tmp_path):
+    """The ports take beats until the reset has reached them."""
+    assert simulated(rtl["blocks"], *blocks, tmp_path, 40, 1).startswith("FAIL")
+
+
 def test_icarus_with_another_weight_wrong(copy, blocks, tmp_path):
     folder = copy("blocks")
     for memory in folder.glob("*_weights.mem"):
@@ -259,8 +269,8 @@ def test_icarus_with_another_weight_wrong(copy, blocks, tmp_path):
     assert simulated(folder, *blocks, tmp_path).startswith("FAIL")
 
 
-def simulated(folder: Path, graph: Graph, design: Design, place: Path) -> str:
-    """What a bench in Verilog says of random frames: an unknown bit is a fault."""
+def simulated(folder: Path, graph: Graph, design: Design, place: Path, after: int = 0, held: int = 0) -> str:
+    """What a bench in Verilog says of random frames: an unknown bit is a fault. A reset of some cycles may make it begin anew."""
     generator = np.random.default_rng(0)
     codes = {n.name: generator.integers(n.type.lo, n.type.hi + 1, (FRAMES, *n.type.shape)) for n in graph.all(Input)}
     values = {**codes, **interpret(graph, codes)}
@@ -268,7 +278,7 @@ def simulated(folder: Path, graph: Graph, design: Design, place: Path) -> str:
         for edge in edges:
             hexadecimal(place / f"{side}_{edge.port}.hex", design, edge, values[edge.value])
             hexadecimal(place / f"{side}_{edge.port}_mask.hex", design, edge, np.full_like(values[edge.value], -1))
-    (place / "bench.v").write_text(bench(design))
+    (place / "bench.v").write_text(bench(design, after, held))
     built = icarus(folder, "bench", place / "program", place / "bench.v")
     assert built.returncode == 0, built.stdout + built.stderr
     for memory in folder.glob("*.mem"):
@@ -282,7 +292,7 @@ def hexadecimal(path: Path, design: Design, edge: Edge, frames: np.ndarray) -> N
     path.write_text("".join(f"{pack(row, bus.width):x}\n" for row in edge.layout.to_beats(frames, bus)))
 
 
-def bench(design: Design) -> str:
+def bench(design: Design, after: int, held: int) -> str:
     """A bench that sends, compares where a beat means something, and counts."""
     pins = [p for p in netlist(design, (0,) * 8).pins if p.name not in ("ap_clk", "ap_rst_n")]
     wires = "".join(f"  wire [{p.width - 1}:0] {p.name};\n" for p in pins)
@@ -294,7 +304,7 @@ def bench(design: Design) -> str:
     return f"""module bench;
   reg ap_clk, ap_rst_n;
   integer faults, cycles;
-  initial begin ap_clk = 0; ap_rst_n = 0; faults = 0; cycles = 0; #5 ap_rst_n = 1; end
+  initial begin ap_clk = 0; ap_rst_n = 0; faults = 0; cycles = 0; #6 ap_rst_n = 1; #{2 * after} ap_rst_n = {int(held == 0)}; #{2 * held} ap_rst_n = 1; end
   always #1 ap_clk = ~ap_clk;
 {wires}{ties}  {TOP} dut (.ap_clk(ap_clk), .ap_rst_n(ap_rst_n){ports});
 {"".join(sides)}  always @(posedge ap_clk) begin
@@ -315,7 +325,7 @@ def source(port: str, edge: Edge, design: Design) -> str:
   assign {port}_tvalid = ap_rst_n && {port}_at < {FRAMES * beats};
   assign {port}_tdata = {port}_mem[{port}_at];
   assign {port}_tlast = {port}_at % {beats} == {beats - 1};
-  always @(posedge ap_clk) if ({port}_tvalid && {port}_tready) {port}_at <= {port}_at + 1;
+  always @(posedge ap_clk) {port}_at <= ap_rst_n ? {port}_at + ({port}_tvalid && {port}_tready) : 0;
 """
 
 
@@ -326,7 +336,7 @@ def sink(port: str, edge: Edge, design: Design) -> str:
   integer {port}_at;
   initial begin $readmemh("{port}.hex", {port}_mem); $readmemh("{port}_mask.hex", {port}_mask); {port}_at = 0; end
   assign {port}_tready = ap_rst_n;
-  always @(posedge ap_clk) if (ap_rst_n && {port}_tvalid !== 0) begin
+  always @(posedge ap_clk) if (!ap_rst_n) {port}_at <= 0; else if ({port}_tvalid !== 0) begin
     if (({port}_tdata & {port}_mask[{port}_at]) !== {port}_mem[{port}_at] & {port}_mask[{port}_at]) faults <= faults + 1;
     {port}_at <= {port}_at + 1;
   end
