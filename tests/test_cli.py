@@ -141,6 +141,7 @@ def test_build_writes_the_documented_files(built):
             "synth/gowin.ys",
             "synth/ice40.ys",
             "synth/layers.ys",
+            "synth/output_registers.py",
             "synth/read.ys",
             "synth/shell.v",
             "synth/whole.ys",
