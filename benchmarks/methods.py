@@ -90,6 +90,8 @@ ROWS = (
     Row("wpc50-a8", "clipping, half of the tiles, activations of 8 bits", "2", pruned("wpc", 0.5, "--act-bits", "8"), simulated=True),
     Row("wpc50-long", "clipping, half of the tiles, activations of 8 bits, 24 epochs, images flipped and shifted", "2",
         pruned("wpc", 0.5, "--act-bits", "8", "--epochs", "24", "--retrain", "16"), "flip = true\nshift = 2", simulated=True),
+    Row("wpc50-two", "clipping, half of the tiles, two terms, activations of 8 bits", "1, 2", pruned("wpc", 0.5, "--terms", "2", "--act-bits", "8"),
+        simulated=True),
     Row("wpc75", "clipping, three quarters of the tiles", "2", pruned("wpc", 0.75), simulated=True),
     Row("gaussian", "truncated Gaussian", "3", ("--ternary", "gaussian"), 'per = "layer"'),
     Row("rank", "low rank by search", "4", ("--low-rank", "search")),
@@ -132,7 +134,7 @@ class Network:
     before: tuple[tuple[str, ...], ...] = ()
     options: tuple[str, ...] = ()
     config: str = ""
-    rows: tuple[str, ...] = tuple(r.name for r in ROWS if r.name != "wpc50-long")
+    rows: tuple[str, ...] = tuple(r.name for r in ROWS if r.name not in ("wpc50-long", "wpc50-two"))
     seeds: int = SEEDS
 
 
