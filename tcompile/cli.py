@@ -77,7 +77,10 @@ Fold = Annotated[
 ]
 Fps = Annotated[float | None, typer.Option(metavar="N", help="Frames per second, with as little hardware as possible.")]
 Clock = Annotated[
-    float | None, typer.Option("--clock-mhz", metavar="M", help="Clock that --fps counts with [default: 100].")
+    float | None,
+    typer.Option(
+        "--clock-mhz", metavar="M", help="Clock that --fps counts with; above 125 also more registers [default: 100]."
+    ),
 ]
 Form = Annotated[
     str | None, typer.Option(metavar="auto|engine|serial|parallel", help="Kind of hardware of layers [default: auto].")

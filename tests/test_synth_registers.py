@@ -121,6 +121,16 @@ def test_from_file_to_file(folder, before):
     assert own(json.loads((folder / "new.json").read_text())) == set(behind(before).values())
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"modules": 3}'])
+def test_other_files_are_refused_wrong(text, tmp_path):
+    (tmp_path / "other.json").write_text(text)
+    words = [sys.executable, str(SCRIPT), "other.json", "new.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("other.json must be a netlist that yosys has written as JSON, and is not: ")
+    assert not (tmp_path / "new.json").exists()
+
+
 # --- what is not such a register ---------------------------------------------------------------------------------------
 
 
