@@ -194,7 +194,7 @@ class Bench:
         epochs = self.network.floats + self.network.epochs
         if self.key(FLOAT) not in self.found:
             model = self.float_network(self.folder / "longer", epochs)
-            with np.load(next(self.folder.glob("data.npz"))) as arrays:
+            with np.load(model.with_name("data.npz")) as arrays:
                 x, y = arrays["x_test"], arrays["y_test"]
             self.keep(self.key(FLOAT), {"epochs": epochs, "test": float_accuracy(model, x, y)})
 
