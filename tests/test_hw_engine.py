@@ -70,6 +70,16 @@ def test_dot_lanes(seed, weight_width):
     assert len(run.outputs[0])
 
 
+@pytest.mark.parametrize("tree", [1, 3])
+@pytest.mark.parametrize("weight_width, simd", [(2, 8), (2, 5), (8, 4), (9, 3)])
+def test_registers_behind_every_adder_or_every_third(tree, weight_width, simd):
+    block, x, memories = make(4, "dot", weight_width, simd=simd)
+    block = replace(block, tree=tree)
+    run = bench(block, [x], memories, Stalls.random(simd, block))
+    assert len(run.outputs[0])
+    assert block.lanes.tree_stages == -(-(simd - 1).bit_length() // tree)
+
+
 def coded(block, memories):
     """The same engine with the digits of each pass in its weight memory."""
     entries, tiles = block.schedule(memories["schedule"]), block.lanes.decode(memories["weights"])

@@ -38,7 +38,7 @@ from tcompile.mapping.layouts import layouts
 from tcompile.mapping.linear import linear
 from tcompile.mapping.network import map_network
 from tcompile.mapping.place import Recipe, place
-from tcompile.mapping.plan import Choice, planned, searched, tasks
+from tcompile.mapping.plan import Choice, planned, searched, spacing_of, tasks
 from tcompile.mapping.queues import queue_depths
 from tcompile.simulate.gateware import simulate
 from tests.networks import Builder, RandomNetwork, differences, frames_of, random_folds
@@ -65,7 +65,7 @@ def test_blocks_compute_the_network_in_mixed_forms(seed, pe, simd, size):
     graph, random = RandomNetwork(seed, size).graph(), np.random.default_rng(seed)
     forms = {task.label: Wish(form=FORMS[random.integers(3)]) for task in tasks(graph).values()}
     others = Wish(digit=int(random.choice(DIGITS)), spacing=int(random.integers(1, 4)))
-    mapped = map_network(graph, Choice(pe, simd, Folding(forms, others), permute=False))
+    mapped = map_network(graph, Choice(pe, simd, Folding(forms, others), spacing=1 + seed % 2, permute=False))
     assert differences(mapped.design, graph, frames_of(graph, 2, seed)) == []
     assert len(mapped.cycles.ends) == FRAMES
 
@@ -406,6 +406,23 @@ def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
     mapped = map_network(b.graph(y), Choice(budget=196 + slack, folding=folding))
     assert mapped.interval == 196 + 4 * rests
     assert [w.rests for w in blocks(mapped.design, Window)] == [rests]
+
+
+@pytest.mark.parametrize("clock_mhz, tree, relays", [(100, 2, False), (125, 2, False), (126, 1, True), (50, 2, False)])
+def test_a_fast_clock_has_more_registers(clock_mhz, tree, relays):
+    """Behind every adder, before the layer, and in what takes its results apart, which come every eighteen cycles at the earliest."""
+    b = Builder()
+    y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int), pads=(1, 0))
+    one = np.ones(6, np.int64)
+    y = b.conv(
+        b.requantize(y, Shift(one < 0, 1, 0 * one, "up", 0 * one, 15 * one, bits=3 * one)), np.ones((2, 6, 1), int)
+    )
+    mapped = map_network(b.graph(y), Choice(6, 1, spacing=spacing_of(clock_mhz)))
+    assert [block.tree for block in blocks(mapped.design, Engine)] == [tree] * 2
+    assert [block.depth for block in blocks(mapped.design, Fifo)] == [2, 2] * relays
+    narrows = blocks(mapped.design, Narrow)
+    assert narrows
+    assert all(block.rests == relays for block in narrows)
 
 
 def test_what_rests_may_take_a_few_cycles_where_no_rate_is_asked_for():

@@ -48,6 +48,7 @@ class _Bench:
 @dataclass(frozen=True)
 class _Names:
     top: str
+    reset: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -61,7 +62,9 @@ def sim_files(interface: Interface, inputs: Sequence[Beats], outputs: Sequence[B
     inputs, outputs : sequence of ndarray
         Beats of the golden frames at each port, in the order of the interface.
     """
-    names = _Names(interface.top, tuple(p.name for p in interface.inputs), tuple(p.name for p in interface.outputs))
+    names = _Names(
+        interface.top, RESET_CYCLES, tuple(p.name for p in interface.inputs), tuple(p.name for p in interface.outputs)
+    )
     golden = zip((*interface.inputs, *interface.outputs), (*inputs, *outputs), strict=True)
     return {
         "sim/Makefile": render("sim/Makefile.j2", names),

@@ -17,7 +17,7 @@ from tcompile.mapping.folding import Wish
 from tcompile.mapping.joints import Joint, joints
 from tcompile.mapping.menu import Menu, menu
 from tcompile.mapping.permute import Order, permutation
-from tcompile.mapping.place import Recipe, between, entrance, place
+from tcompile.mapping.place import LEAST_DEPTH, Recipe, between, entrance, place
 from tcompile.mapping.plan import Choice, Plan, Task, checked, plan_as_asked, tasks
 from tcompile.mapping.queues import sized, smoothing
 from tcompile.mapping.solver import Solution, fastest, fitting, least
@@ -25,7 +25,6 @@ from tcompile.mapping.solver import Solution, fastest, fitting, least
 __all__ = ["Mapped", "map_network", "plan_layers"]
 
 KINDS = ("lut", "ff", "bram")
-LEAST_DEPTH = 2  # places of a queue
 WITHOUT = 1  # beats on their way that need no queue
 ATTEMPTS = 6  # at a target that bubbles between layers make the pipeline miss
 EASE = 256  # one in so many of the cycles of a frame

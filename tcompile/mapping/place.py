@@ -49,10 +49,10 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 
-__all__ = ["Recipe", "between", "entrance", "place", "relay"]
+__all__ = ["LEAST_DEPTH", "Recipe", "between", "entrance", "place", "relay"]
 
 QUEUE, ENTRANCE, RELAY = "queue", "entrance", "relay"
-LEAST = 2  # places of a queue that takes a beat per cycle
+LEAST_DEPTH = 2  # places of a queue that takes a beat per cycle
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ class _Placer:
         if depth is not None and whole and isinstance(whole[-1].block, Widen):
             stream = self.add(Fifo(stream.bus, depth), [stream], node, ENTRANCE, [stream.beats])[0]
         if self.recipe.relays:
-            depth = self.recipe.depths.get(relay(node.name), LEAST)
+            depth = self.recipe.depths.get(relay(node.name), LEAST_DEPTH)
             stream = self.add(Fifo(stream.bus, depth), [stream], node, RELAY, [stream.beats])[0]
         return self.passed(stream, node, steps[len(whole) :])
 
