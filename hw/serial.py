@@ -162,7 +162,8 @@ class _Body:
         """Sums and carries of longer digits: some digits in one addition, or one subtraction, on a carry chain.
 
         Below each digit stands a place both of whose operands are the carry that the digit begins with: it sends that
-        carry up whatever comes from below, and its sum is what came, the carry out of the digit below it. All adders of a level share one reset of their carries.
+        carry up whatever comes from below, and its sum is what came, the carry out of the digit below it. All adders of a
+        level share one reset of their carries.
         """
         d, count = self.block.digit, len(kept)
         sums: list[Value] = [Const(0)] * (d * count)

@@ -49,7 +49,7 @@ from tcompile.mapping.linear import Linear, linear
 from tcompile.mapping.requantize import is_identity, requantizer
 from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 
-__all__ = ["LEAST_DEPTH", "Recipe", "between", "entrance", "place", "relay"]
+__all__ = ["LEAST_DEPTH", "Recipe", "between", "entrance", "place"]
 
 QUEUE, ENTRANCE, RELAY = "queue", "entrance", "relay"
 LEAST_DEPTH = 2  # places of a queue that takes a beat per cycle
@@ -97,7 +97,7 @@ class Recipe:
         """From a JSON object."""
         folds = {name: Fold(**fold) for name, fold in data["folds"].items()}
         graphs = {name: graph_from_json(graph) for name, graph in data["graphs"].items()}
-        return cls(folds, data["lanes"], data["pace"], data["depths"], graphs, data["relays"])
+        return cls(folds, data["lanes"], data["pace"], data["depths"], graphs, data.get("relays", False))
 
 
 def between(value: str) -> str:
