@@ -266,7 +266,7 @@ class _Placer:
         memories = {"schedule": block.schedule_words(plan.entries), "weights": block.weight_words(plan.tiles)}
         layout = self.layouts[node.name]
         stream = self.add(block, [stream], node, "engine", [layout.beats(fold.pe)], layout, memories)[0]
-        rests = self.recipe.relays and not self.is_open(node) and plan.shortest > fold.pe // fold.leaving
+        rests = not self.is_open(node) and plan.shortest > fold.pe // fold.leaving
         self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.leaving, rests=rests)))
 
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
