@@ -10,7 +10,7 @@ import numpy as np
 from amaranth.hdl import C, Module, Mux, Signal
 from amaranth.lib import wiring
 
-from hw.arithmetic import delayed, elements
+from hw.arithmetic import below, delayed, elements
 from hw.block import Beats, Block, Bus, Words
 from hw.outbox import Outbox, outbox_depth
 from hw.timing import Channel, Program, Queue, outbox
@@ -146,7 +146,7 @@ class _ArgMax(wiring.Component):
         before, first = Signal(block.o.width), Signal(init=1)
         with m.If(here):
             m.d.sync += [first.eq(ends), before.eq(Mux(ends, 0, before + block.i.lanes))]
-            with m.If(first | (value > best)):
+            with m.If(first | below(best, value)):
                 m.d.sync += [best.eq(value), index.eq(before + lane)]
         return index
 
@@ -156,5 +156,5 @@ def _larger(nodes: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
     if len(nodes) == 1:
         return nodes[0]
     (a, lane_a, there), (b, lane_b, also) = nodes
-    second = also & (b > a)
+    second = also & below(a, b)
     return Mux(second, b, a), Mux(second, lane_b, lane_a), there

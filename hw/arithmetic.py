@@ -25,6 +25,7 @@ __all__ = [
     "PipelinedComponent",
     "Word",
     "arranged",
+    "below",
     "code_width",
     "cut",
     "delayed",
@@ -93,6 +94,14 @@ def cut(values: np.ndarray, bus: Bus) -> np.ndarray:
     low = values & ((1 << bus.width) - 1)
     sign = 1 << (bus.width - 1)
     return (low ^ sign) - sign if bus.signed else low
+
+
+def below(a: Any, b: Any) -> Any:
+    """Whether one integer of the gateware is less than another, by the sign of the difference: one carry chain.
+
+    Signed comparisons as synthesis makes them leave the chain below the highest bit, for one more table and two more wires.
+    """
+    return (a - b)[-1]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The AXI4-Lite port of an accelerator: identity, status and counters.
 
 One read is under way at a time, and one write; only the address of the next write is accepted before the response
-to the last one is taken. A write is done in the cycle after both its address and its data were accepted, a read in the
-cycle after its address was; the response follows in the next cycle and stays until it is taken.
+to the last one is taken. A write is done in the cycle after both its address and its data were accepted, and its response follows
+in the next cycle; a read is done in the cycle after its address was accepted, and its response follows two cycles later. Responses
+stay until they are taken.
 `Registers` is the model: it is told in which cycles reads and writes are done.
 
 Where memories can be loaded, two more registers write them. A write to ``load_place`` names a memory and how many pieces of
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -44,6 +46,7 @@ MOST_MEMORIES = 1 << 16
 HOLD = 31  # bit of ``load_place``
 LOAD_BUS = {"load_go": 1, "load_memory": 16, "load_piece": 15, "load_word": 20, "load_data": 32}  # bits
 OKAY, SLVERR = 0, 2
+BANK = 32  # bytes of registers that a read chooses one from in a cycle
 FLIGHT_BITS = 16  # frames inside the accelerator at the same time, counted modulo 2**16
 
 
@@ -450,21 +453,31 @@ class _Control(wiring.Component):
         return counters
 
     def _reads(self, m: Module, awake: Value, values: Mapping[str, Value]) -> None:
-        """The read channels; a value of 64 bits is read as its lower half, the upper one is kept for later."""
-        address = Signal(self.control.address_width)
-        doing = Signal()
-        high = Signal(32)
-        m.d.comb += self.s_arready.eq(awake & ~doing & ~self.s_rvalid)
+        """The read channels; a value of 64 bits is read as its lower half, the upper one is kept for later.
+
+        A value is chosen in two cycles: one of each bank first, then one of these.
+        """
+        address, high = Signal(self.control.address_width), Signal(32)
+        doing, answering = Signal(), Signal()
+        m.d.comb += self.s_arready.eq(awake & ~doing & ~answering & ~self.s_rvalid)
         with m.If(self.s_arvalid & self.s_arready):
             m.d.sync += [address.eq(self.s_araddr), doing.eq(1)]
         with m.If(self.s_rvalid & self.s_rready):
             m.d.sync += self.s_rvalid.eq(0)
         with m.If(doing):
-            m.d.sync += [doing.eq(0), self.s_rvalid.eq(1), self.s_rdata.eq(0), self.s_rresp.eq(SLVERR)]
-            with m.Switch(address[2:]):
-                for row in self.control.registers:
-                    with m.Case(row.offset >> 2):
+            m.d.sync += [doing.eq(0), answering.eq(1)]
+        with m.If(answering):
+            m.d.sync += [answering.eq(0), self.s_rvalid.eq(1), self.s_rdata.eq(0), self.s_rresp.eq(SLVERR)]
+        for bank, rows in groupby(self.control.registers, lambda row: row.offset // BANK):
+            data, there = Signal(32, name=f"bank_{bank}"), Signal(name=f"in_bank_{bank}")
+            m.d.sync += [data.eq(0), there.eq(0)]
+            with m.Switch(address[2 : BANK.bit_length() - 1]):
+                for row in rows:
+                    with m.Case(row.offset % BANK >> 2):
                         value = high if row.name.endswith("_high") else values[row.name]
-                        m.d.sync += [self.s_rdata.eq(value), self.s_rresp.eq(OKAY)]
+                        m.d.sync += [data.eq(value), there.eq(1)]
                         if row.name.endswith("_low"):
-                            m.d.sync += high.eq(value[32:])
+                            with m.If(doing & (address[BANK.bit_length() - 1 :] == bank)):
+                                m.d.sync += high.eq(value[32:])
+            with m.If(answering & there & (address[BANK.bit_length() - 1 :] == bank)):
+                m.d.sync += [self.s_rdata.eq(data), self.s_rresp.eq(OKAY)]

@@ -248,24 +248,23 @@ def _accept(i: Channel, results: Queue, credits: Queue) -> Program:
 
 
 class _Pair(wiring.Component):
-    """Two registers: the one that is offered, and a spare one for the beat that comes while the first is held up."""
+    """Two registers: the one that is offered, and a spare one for the beat that comes while the first is held up.
+
+    What comes while ``i.ready`` is low is not looked at; `holds` says whether that is low in the next cycle.
+    """
 
     def __init__(self, width: int) -> None:
-        super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width))})
+        super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width)), "holds": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         spare = Signal.like(self.i.payload)
         spare_full = Signal()
-        m.d.comb += self.i.ready.eq(~spare_full)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [
-                self.o.valid.eq(self.i.valid | spare_full),
-                self.o.payload.eq(Mux(spare_full, spare, self.i.payload)),
-                spare_full.eq(0),
-            ]
-        with m.Elif(self.i.valid):
-            m.d.sync += spare_full.eq(1)
+        stays, some = self.o.valid & ~self.o.ready, self.i.valid | spare_full
+        m.d.comb += [self.i.ready.eq(~spare_full), self.holds.eq(stays & some)]
+        m.d.sync += spare_full.eq(self.holds)
+        with m.If(~stays):
+            m.d.sync += [self.o.valid.eq(some), self.o.payload.eq(Mux(spare_full, spare, self.i.payload))]
         with m.If(~spare_full):  # whatever comes: it counts only once `spare_full` is set
             m.d.sync += spare.eq(self.i.payload)
         return m
@@ -280,28 +279,31 @@ class _AxisIn(wiring.Component):
         m = Module()
         m.submodules.pair = pair = _Pair(self.block.bus.bits)
         wiring.connect(m, pair.o, wiring.flipped(self.o))
-        opened, filling, dropping = Signal(), Signal(), Signal()
+        opened, opens, filling, dropping = Signal(), Signal(), Signal(), Signal()  # `opens`: `opened` in the next cycle
         beats = self.block.beats
         position, last = Signal(range(max(2, beats))), Signal(init=beats == 1)
         accepted, kept = Signal(), Signal()
         early, late, moved = Signal(), Signal(), Signal()
+        m.d.sync += [opened.eq(opens), self.s_tready.eq(opens & ~pair.holds)]
         m.d.comb += [
-            self.s_tready.eq(opened & pair.i.ready),
             accepted.eq(self.s_tvalid & self.s_tready),
             kept.eq(accepted & ~dropping),
             early.eq(kept & self.s_tlast & ~last),
             late.eq(kept & ~self.s_tlast & last),
             moved.eq(kept | (filling & pair.i.ready)),
-            pair.i.valid.eq(kept | filling),
+            pair.i.valid.eq((self.s_tvalid & opened & ~dropping) | filling),
             pair.i.payload.eq(Mux(filling, 0, self.s_tdata)),
             self.begun.eq(position != 0),
+            opens.eq(opened),
         ]
         with m.If(moved):
             m.d.sync += [position.eq(Mux(last, 0, position + 1)), last.eq(beats == 1 or position == beats - 2)]
         with m.If(early):
-            m.d.sync += [filling.eq(1), opened.eq(0)]
+            m.d.sync += filling.eq(1)
+            m.d.comb += opens.eq(0)
         with m.Elif(~filling | (moved & last)):
-            m.d.sync += [filling.eq(0), opened.eq(1)]
+            m.d.sync += filling.eq(0)
+            m.d.comb += opens.eq(1)
         with m.If(late):
             m.d.sync += dropping.eq(1)
         with m.Elif(accepted & self.s_tlast):

@@ -11,7 +11,7 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 
-from hw.arithmetic import Pipelined, PipelinedComponent, Word, cut, delayed, elements, shared, signed_width
+from hw.arithmetic import Pipelined, PipelinedComponent, Word, below, cut, delayed, elements, shared, signed_width
 from hw.block import Beats, Bus, Memory, Words
 
 __all__ = ["FLAT_LEVELS", "Comparators", "comparators_words"]
@@ -241,7 +241,7 @@ class _Flat(PipelinedComponent):
         fields = block.params.split(params, lane) if block.params.width else {}
         reached = Signal(block.levels, reset_less=True)
         for k in range(block.levels):
-            m.d.sync += reached[k].eq((x >= fields[f"threshold{k}"]) & ~fields[f"never{k}"])
+            m.d.sync += reached[k].eq(~(below(x, fields[f"threshold{k}"]) | fields[f"never{k}"]))
         wait = 0 if block.period == 1 else 1
         values = [delayed(m, part, wait) for name, part in fields.items() if name.startswith("value")]
         if block.counting:
@@ -264,7 +264,7 @@ class _Tree(PipelinedComponent):
             for lane, x in enumerate(elements(payload, self.block.i)):
                 node = self.block.threshold.split(getattr(self, f"threshold_{stage}_{lane}_data"), 0)
                 bit = Signal(name=f"reached_{stage}_{lane}", reset_less=True)
-                m.d.sync += bit.eq((x >= node["threshold"]) & ~node["never"])
+                m.d.sync += bit.eq(~(below(x, node["threshold"]) | node["never"]))
                 prefix = count[lane] if stage == 0 else delayed(m, count[lane], 2)
                 count[lane] = Cat(bit, prefix)
             payload = delayed(m, payload, 1)

@@ -43,10 +43,10 @@ class Places(wiring.Component):
         m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=self.depth, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         head, tail, level = Signal(range(self.depth)), Signal(range(self.depth)), Signal(range(self.depth + 1))
-        full, some = Signal(), Signal()
+        free, some = Signal(init=1), Signal()
         push, pop = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(~full),
+            self.i.ready.eq(free),
             self.o.valid.eq(some),
             push.eq(self.i.valid & self.i.ready),
             pop.eq(self.o.valid & self.o.ready),
@@ -61,9 +61,9 @@ class Places(wiring.Component):
         with m.If(pop):
             m.d.sync += tail.eq(onward(tail, self.depth))
         with m.If(push & ~pop):
-            m.d.sync += [level.eq(level + 1), full.eq(level == self.depth - 1), some.eq(1)]
+            m.d.sync += [level.eq(level + 1), free.eq(level != self.depth - 1), some.eq(1)]
         with m.Elif(~push & pop):
-            m.d.sync += [level.eq(level - 1), full.eq(0), some.eq(level != 1)]
+            m.d.sync += [level.eq(level - 1), free.eq(1), some.eq(level != 1)]
         return m
 
 

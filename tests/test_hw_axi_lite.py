@@ -133,7 +133,7 @@ def talk(
     assert (len(log.reads), len(log.writes)) == (len(reads), len(writes)), "not all answered"
     assert (log.reads, log.writes) == (wanted.reads, wanted.writes)
     assert not writes or log.valid["b"][0] == first_done(log) + 1
-    assert not reads or log.valid["r"][0] == log.at["ar"][0] + 2
+    assert not reads or log.valid["r"][0] == log.at["ar"][0] + 3
     return log
 
 
