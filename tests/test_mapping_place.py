@@ -410,7 +410,7 @@ def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
 
 @pytest.mark.parametrize("clock_mhz, tree, relays", [(100, 2, False), (125, 2, False), (126, 1, True), (50, 2, False)])
 def test_a_fast_clock_has_more_registers(clock_mhz, tree, relays):
-    """Behind every adder, before the layer, and in what takes its results apart, which come every eighteen cycles at the earliest."""
+    """Behind every adder and before the layer; what takes results apart rests at any clock: they come every eighteen cycles at the earliest."""
     b = Builder()
     y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int), pads=(1, 0))
     one = np.ones(6, np.int64)

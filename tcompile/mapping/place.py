@@ -72,8 +72,7 @@ class Recipe:
     graphs : mapping of str to AdderGraph
         Of the layers whose form is a graph, by node.
     relays : bool
-        Whether each layer begins with a short queue, and what takes an engine's results apart rests, for a fast clock: no path then leads
-        through the handshakes of several layers.
+        Whether each layer begins with a short queue, for a fast clock: no path then leads through the handshakes of several layers.
     """
 
     folds: Mapping[str, Fold]
