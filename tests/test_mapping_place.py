@@ -379,20 +379,20 @@ def test_graph_takes_windows_and_gives_all_rows_then_pe_of_them(form, pe, narrow
 
 
 @pytest.mark.parametrize(
-    "form, digit, pace, window, narrow",
+    "form, digit, pace, pe, window, narrow",
     [
-        ("serial", 1, 1, False, True), ("serial", 1, 34, False, True), ("serial", 1, 35, True, True), ("serial", 8, 1, False, False),
-        ("serial", 8, 34, True, False), ("serial", 8, 35, True, True), ("parallel", 1, 29, False, False), ("parallel", 1, 35, True, True),
+        ("serial", 1, 1, 1, True, [True]), ("serial", 8, 34, 1, True, [False]), ("serial", 8, 35, 1, True, [True]),
+        ("parallel", 1, 34, 1, True, [False]), ("parallel", 1, 35, 1, True, [True]), ("parallel", 1, 10, 6, False, []), ("parallel", 1, 11, 6, True, []),
     ],
 )  # fmt: skip
-def test_neighbours_of_a_graph_rest_where_results_leave_them_time(form, digit, pace, window, narrow):
+def test_neighbours_of_a_graph_rest_where_the_layer_keeps_the_pace(form, digit, pace, pe, window, narrow):
     """Five results in 6 parts each, of 7 digits for words of 4, or of one digit."""
     b = Builder()
     y = b.conv(b.input((1, 4, 6), lo=0, hi=15), np.ones((6, 4, 2), int))
     (task,) = tasks(b.graph(y)).values()
-    fold = Fold(1, 4, form, digit)
+    fold = Fold(pe, 4, form, digit)
     design = place(b.graph(y), Recipe({y: fold}, 8, pace, graphs={y: searched(task, planned(task, fold)).graph}))
-    assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, narrow]
+    assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, *narrow]
 
 
 @pytest.mark.parametrize("slack, rests", [(0, False), (3, False), (4, True)])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from hw import clockwork
+from hw.block import Block
 from hw.fifo import Fifo
 from hw.timing import Channel, Program, sink, source
 from tcompile.errors import InternalError, Problem
 from tcompile.mapping.design import Design
 
-__all__ = ["FRAMES", "Cycles", "Transfers", "cycles_of", "predict", "transfers"]
+__all__ = ["FRAMES", "Cycles", "Transfers", "alone", "cycles_of", "predict", "transfers"]
 
 FRAMES = 4  # from the third frame on, intervals are those of a full pipeline
 ENDLESS = 1 << 40
@@ -71,6 +74,18 @@ def cycles_of(design: Design, seen: Transfers, frames: int = FRAMES) -> Cycles:
     last = [seen.ports[i.name] for i in design.instances if not i.outputs]
     ends = [tuple(int(times[(f + 1) * (len(times) // frames) - 1]) for times in last) for f in range(frames)]
     return Cycles(first, tuple(map(max, ends)))
+
+
+@lru_cache(maxsize=1 << 12)
+def alone(blocks: tuple[Block, ...], beats: int) -> int:
+    """Cycles between frames of so many beats that go through blocks in a row, without memories, as fast as these can take them."""
+    channels = [Channel(str(k), record=True) for k in range(len(blocks) + 1)]
+    programs = [source(channels[0], FRAMES * beats), sink(channels[-1])]
+    for block, (i, o) in zip(blocks, pairwise(channels), strict=True):
+        programs += block.timing([i], [o], {})
+    clockwork.run(programs)
+    ends = channels[-1].times[:: -(len(channels[-1].times) // FRAMES)]
+    return int(ends[0] - ends[1])
 
 
 def transfers(design: Design, frames: int, endless: Collection[str] = (), pace: int = 0) -> Transfers:

@@ -9,8 +9,6 @@ from itertools import takewhile
 from math import gcd, prod
 from typing import Any
 
-import numpy as np
-
 from hw.add_scaled import AddScaled
 from hw.adders import AdderGraph
 from hw.argmax import ArgMax
@@ -39,6 +37,7 @@ from tcompile.mapping.converters import (
     lanes_wanted,
     pooled,
 )
+from tcompile.mapping.cycles import alone
 from tcompile.mapping.design import Design, Edge, Instance, Stream
 from tcompile.mapping.folding import Fold
 from tcompile.mapping.geometry import bus_of
@@ -120,12 +119,6 @@ def place(graph: Graph, recipe: Recipe) -> Design:
     for node in graph:
         placer.put(node)
     return placer.design()
-
-
-def _frame(window: Window, graph: Serial | Parallel, parts: int) -> int:
-    """Cycles of a frame in which a window, the graph behind it and what gives its results in parts have enough of their own."""
-    moves = window.moved + graph.digits - (not window.rests)
-    return int(np.maximum(moves, max(graph.interval, parts)).sum())
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -271,8 +264,8 @@ class _Placer:
     def constant(self, node: I.Conv | I.Dense, layer: Linear, fold: Fold) -> None:
         """A linear layer as a graph of adders: whole windows in, all channels out, then in fewer lanes.
 
-        What stands before and behind the graph rests where a frame still takes no longer than the network's pace: no path
-        leads through the handshakes of blocks that do.
+        What stands before and behind the graph rests where the layer alone then still keeps the network's pace, or its own: no
+        path leads through the handshakes of blocks that do.
         """
         stream, geometry = self.window(node, layer, fold), window_geometry(layer, fold)
         positions, layout = prod(layer.out), self.layouts[node.name]
@@ -283,9 +276,15 @@ class _Placer:
             block = Serial(whole, out, graph, fold.digit)
         else:
             block = Parallel(whole, out, graph, input_bounds(layer, self.type(node.inputs[0])), fold.spacing)
-        parts, pace = layer.MH // gcd(layer.MH, fold.pe), self.recipe.pace
-        window = replace(window, rests=_frame(replace(window, rests=True), block, parts) <= pace)
-        rests = parts < block.interval or _frame(window, block, parts + 1) <= pace
+
+        def interval(window: Window, rests: bool) -> int:
+            behind = folded(out, layout, fold.pe, rests=rests)
+            return alone((window, block, *(step.block for step in behind)), stream.beats)
+
+        pace = max(self.recipe.pace, interval(window, rests=False))
+        resting = replace(window, rests=True)
+        window = resting if interval(resting, rests=False) <= pace else window
+        rests = interval(window, rests=True) <= pace
         stream = self.add(window, [stream], node, "window", [positions])[0]
         stream = self.add(block, [stream], node, fold.form, [positions], layout)[0]
         self.give(node, self.passed(stream, node, folded(stream.bus, layout, fold.pe, rests=rests)))
