@@ -332,12 +332,12 @@ class _Engine(wiring.Component):
         ]
         with m.If(go):
             m.d.sync += [first.eq(last), begun.eq(~ends)]
-        minus, step = self.move(m, moves_on)
-        base = Signal(range(b.depth))
+        minus, step, back = self.move(m, moves_on)
+        place = _Place.of(b.depth)
         with m.If(moves_on):
-            m.d.sync += base.eq(_wrapped(m, base + step, b.depth))
+            place.moves(m, step, back)
         self.fill(m, moves_on, minus, there)
-        return _Issued(go, base, word[:ow], word[ow : ow + dw], first, last, following_tile, moves_on)
+        return _Issued(go, place, word[:ow], word[ow : ow + dw], first, last, following_tile, moves_on)
 
     def fetch(self, m: Module, go: Value) -> tuple[Value, Value]:
         """The present entry, which `go` replaces by the next one, and whether there is one: `WARM` cycles after a reset.
@@ -362,22 +362,25 @@ class _Engine(wiring.Component):
         m.d.sync += warm.eq(Cat(Const(1, 1), warm))
         return word, warm[2]
 
-    def move(self, m: Module, moves_on: Value) -> tuple[Value, Value]:
-        """By how many words the window moves on after the present position: less than zero, and modulo the ring.
+    def move(self, m: Module, moves_on: Value) -> tuple[Value, Value, Value]:
+        """By how many words the window moves on after the present position: less than zero, modulo the ring, and that less the ring.
 
-        Both are registers, chosen a position ahead.
+        All are registers, chosen a position ahead.
         """
         b = self.block
         first, most = next(b.advances()), max(b.frame, *(w for _, w in b.moves))
         minus, step = Signal(range(-most, 1), init=-first), Signal(range(b.depth), init=first % b.depth)
+        back = Signal(range(-b.depth, 0), init=first % b.depth - b.depth)
         axes = odometer(m, [count for count, _ in reversed(b.moves)], moves_on, ahead=True)
         move: Value = Const(-b.frame, minus.shape())
         place: Value = Const(b.frame % b.depth, step.shape())
+        less: Value = Const(b.frame % b.depth - b.depth, back.shape())
         for (_, words), axis in zip(reversed(b.moves), axes, strict=True):
             move, place = Mux(axis.last, move, -words), Mux(axis.last, place, words % b.depth)
+            less = Mux(axis.last, less, words % b.depth - b.depth)
         with m.If(moves_on):
-            m.d.sync += [minus.eq(move), step.eq(place)]
-        return minus, step
+            m.d.sync += [minus.eq(move), step.eq(place), back.eq(less)]
+        return minus, step, back
 
     def fill(self, m: Module, moves_on: Value, minus: Value, there: Signal) -> None:
         """Counts the words from the window's first on, less what is asked of them, so that signs are the answers.
@@ -410,7 +413,7 @@ class _Engine(wiring.Component):
         with m.If(into.en):
             m.d.sync += to.eq(Mux(to == b.depth - 1, 0, to + 1))
         address = Signal(range(b.depth), reset_less=True)
-        m.d.sync += address.eq(_wrapped(m, entry.base + entry.offset, b.depth))
+        m.d.sync += address.eq(entry.place.plus(entry.offset))
         m.d.comb += out.addr.eq(address)
         if b.weighted:
             tile, met = (Signal(range(b.tiles), name=name) for name in ("tile", "met"))
@@ -427,7 +430,7 @@ class _Issued:
     """What the sequencer says of the entry that it issues."""
 
     go: Value
-    base: Value
+    place: _Place
     offset: Value
     digit: Value
     first: Value
@@ -441,10 +444,33 @@ def _counted(count: Signal, one: Value, addend: Value) -> Value:
     return (Cat(Const(1, 1), count).as_signed() + Cat(one, extended(addend, len(count))).as_signed()).as_unsigned()[1:]
 
 
-def _wrapped(m: Module, place: Value, depth: int) -> Value:
-    """A place in a ring of `depth` words, from one below twice that."""
-    if depth & (depth - 1) == 0:
-        return place[: depth.bit_length() - 1]
-    over = Signal(len(place))
-    m.d.comb += over.eq(place - depth)
-    return Mux(place >= depth, over, place)
+@dataclass(frozen=True)
+class _Place:
+    """A place in a ring of words, and where it is not of a power of two words, the place less these.
+
+    Both are registers, so that the sum that wraps and the one that does not are there at the same time; the sign of one chooses.
+    """
+
+    base: Signal
+    before_end: Signal | None
+
+    @classmethod
+    def of(cls, depth: int) -> _Place:
+        """The beginning of a ring."""
+        before_end = Signal(range(-depth, 0), init=-depth, name="before_end") if depth & (depth - 1) else None
+        return cls(Signal(range(depth), name="base"), before_end)
+
+    def plus(self, words: Value) -> Value:
+        """The place so many words on, less than all of the ring; in its low bits."""
+        near = self.base + words
+        if self.before_end is None:
+            return near
+        far = self.before_end + words
+        return Mux(far[-1], near, far)
+
+    def moves(self, m: Module, words: Value, back: Value) -> None:
+        """Go on by so many words; `back` is how many these are less the ring's."""
+        m.d.sync += self.base.eq(self.plus(words))
+        if self.before_end is not None:
+            far = self.before_end + words
+            m.d.sync += self.before_end.eq(Mux(far[-1], far, self.before_end + back))

@@ -111,17 +111,21 @@ class Widen(Block):
         Elements of a beat given; a multiple of ``bus.lanes``.
     channels : int
         Elements of a position: ceil(channels / bus.lanes) beats in, ceil(channels / lanes) beats out.
+    rests : bool
+        Whether nothing is taken in the cycle in which a beat leaves.
 
     Notes
     -----
     Takes a beat per cycle. An output beat is valid in the cycle after its last part was taken; while it waits nothing
     is taken, and the first part of the next one at the earliest in the cycle in which it leaves: ``i.ready`` depends on
-    ``o.ready`` in the same cycle.
+    ``o.ready`` in the same cycle. A block that `rests` takes that part at the earliest in the cycle after, and its
+    ``i.ready`` is a register: no path leads through it.
     """
 
     bus: Bus
     lanes: int
     channels: int
+    rests: bool = False
 
     def __post_init__(self) -> None:
         _check(self.lanes, self.bus.lanes, self.channels)
@@ -156,9 +160,9 @@ class Widen(Block):
 
     def _gather(self, i: Channel, o: Channel) -> Program:
         p = Program()
-        t = p.time()
+        t = p.time(-self.rests)
         with p.forever():
-            p.get(i, t, t)
+            p.get(i, t, t + self.rests)
             with p.times([count - 1 for count in self.pieces]):
                 p.get(i, t, t + 1)
             p.put(o, t, t + 1)
@@ -216,11 +220,14 @@ class _Widen(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.payload.eq(held),
-            self.i.ready.eq(~full | self.o.ready),
+            self.i.ready.eq(~full if self.block.rests else ~full | self.o.ready),
             complete.eq(part == Mux(axis.last, pieces[-1] - 1, ratio - 1)),
         ]
         with m.If(self.i.ready):
             m.d.sync += full.eq(self.i.valid & complete)
+        if self.block.rests:
+            with m.Elif(self.o.ready):
+                m.d.sync += full.eq(0)
         with m.If(take):
             m.d.sync += part.eq(Mux(complete, 0, part + 1))
             with m.If(part == 0):

@@ -38,7 +38,11 @@ def resting(wide: int, lanes: int, channels: int) -> Narrow:
     return replace(narrow(wide, lanes, channels), rests=True)
 
 
-@pytest.mark.parametrize("make", [narrow, resting, widen])
+def widen_resting(wide: int, lanes: int, channels: int) -> Widen:
+    return replace(widen(wide, lanes, channels), rests=True)
+
+
+@pytest.mark.parametrize("make", [narrow, resting, widen, widen_resting])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_positions_are_kept(make, shape, seed):
@@ -49,7 +53,7 @@ def test_positions_are_kept(make, shape, seed):
     assert np.array_equal(run.outputs[0], beats(x, block.outputs[0].lanes))
 
 
-@pytest.mark.parametrize("make", [narrow, resting, widen])
+@pytest.mark.parametrize("make", [narrow, resting, widen, widen_resting])
 def test_flickering_ready_changes_no_value(make):
     block = make(6, 2, 9)
     bench(block, [beats(positions(block), block.bus.lanes)], stalls=Stalls(flicker=2))
@@ -71,9 +75,18 @@ def test_block_that_rests_takes_a_beat_in_the_cycle_after_the_last_part(shape):
     assert run.taken[0][1:] == [run.given[0][k] + 1 for k in last[:-1]]
 
 
-def test_no_path_leads_through_a_block_that_rests():
-    assert passes_ready(narrow(4, 2, 4))
-    assert not passes_ready(resting(4, 2, 4))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_block_that_gathers_and_rests_takes_a_beat_in_the_cycle_after_one_left(shape):
+    block = widen_resting(*shape)
+    run = bench(block, [beats(positions(block), block.bus.lanes)])
+    firsts = np.cumsum(block.pieces * POSITIONS)[:-1]
+    assert [run.taken[0][k] for k in firsts] == [t + 1 for t in run.given[0][:-1]]
+
+
+@pytest.mark.parametrize("make, rests", [(narrow, resting), (widen, widen_resting)])
+def test_no_path_leads_through_a_block_that_rests(make, rests):
+    assert passes_ready(make(4, 2, 4))
+    assert not passes_ready(rests(4, 2, 4))
 
 
 def test_output_is_valid_a_latency_after_its_last_input():

@@ -203,6 +203,17 @@ def test_widths_are_converted_through_their_common_divisor():
     assert (len(blocks(only, Narrow)), len(blocks(only, Widen))) == (1, 0)
 
 
+@pytest.mark.parametrize("pace, rests", [(119, False), (120, True)])
+def test_what_gathers_beats_rests_where_the_pace_leaves_a_fifth(pace, rests):
+    """Twelve positions of six beats, gathered by threes."""
+    b = Builder()
+    x = b.input((1, 12, 12))
+    first = b.conv(x, np.ones((12, 12, 1), int))
+    second = b.conv(first, np.ones((1, 12, 1), int))
+    design = place(b.graph(second), Recipe({first: Fold(4, 1), second: Fold(1, 6)}, 8, pace))
+    assert [block.rests for block in blocks(design, Widen)] == [rests]
+
+
 def test_other_orders_go_through_a_memory_of_frames():
     b = Builder()
     x = b.input((1, 2, 3))

@@ -51,6 +51,7 @@ from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 __all__ = ["LEAST_DEPTH", "Recipe", "between", "entrance", "place"]
 
 QUEUE, ENTRANCE, RELAY = "queue", "entrance", "relay"
+SPARE = 4  # one in so many of the cycles that a resting block needs are to be left over
 LEAST_DEPTH = 2  # places of a queue that takes a beat per cycle
 
 
@@ -206,9 +207,12 @@ class _Placer:
         return self.passed(stream, node, brought(stream.bus, have, layout, lanes))
 
     def passed(self, stream: Stream, node: Node, steps: Iterable[Step]) -> Stream:
-        """The stream behind some steps."""
+        """The stream behind some steps. What gathers beats rests where that leaves a part of the pace to whatever comes late."""
         for step in steps:
-            stream = self.add(step.block, [stream], node, step.role, [step.beats], step.layout, step.memories)[0]
+            block, cycles = step.block, stream.beats + step.beats
+            if isinstance(block, Widen) and cycles + cycles // SPARE <= self.recipe.pace:
+                block = replace(block, rests=True)
+            stream = self.add(block, [stream], node, step.role, [step.beats], step.layout, step.memories)[0]
         return stream
 
     def wanted(self, value: str) -> int:
