@@ -548,7 +548,7 @@ def _(block: Window, family: Family) -> Made:
 def _(block: AxisIn, family: Family) -> Made:
     place = bits(max(2, block.beats))
     lut = {"control": 1, "choice": block.bus.bits, "counter": place}
-    return Made("AxisIn", lut, {"registers": 2 * block.bus.bits + 9 + place})
+    return Made("AxisIn", lut, {"registers": 2 * block.bus.bits + 10 + place})
 
 
 @made.register
@@ -908,9 +908,10 @@ def engine(block: Engine, family: Family, distinct: float = 1.0) -> Made:
     registers = block.i.bits + terms + flags + pes * (held + signs * block.weighted) + block.o.bits
     registers += (block.o.bits + pes) * multi
     after = 1 + lanes.tree_stages + multi if block.weighted else int(not sums)
-    walk = axes["counter"] + axes["axes"] + (2 * (move + 1) + place) * bool(steps)
+    wraps = place + 1 if block.depth & (block.depth - 1) else 0
+    walk = axes["counter"] + axes["axes"] + (2 * (move + 1) + place + wraps) * bool(steps)
     word = block.memories["schedule"].width
-    sequencer = entry + word + WARM + 3 * place + walk + 3 + 2 * level + 2 * tile
+    sequencer = entry + word + WARM + 3 * place + wraps + walk + 3 + 2 * level + 2 * tile
     control = 2 * (3 + after) + 2 + lanes.digit_width * (3 + (after if multi else 0)) + 4 * (not sums)
     ff = {"registers": registers, "control": sequencer + control}
     ring = Ram("sync", block.depth, block.i.bits)
