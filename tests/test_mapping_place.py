@@ -203,15 +203,19 @@ def test_widths_are_converted_through_their_common_divisor():
     assert (len(blocks(only, Narrow)), len(blocks(only, Widen))) == (1, 0)
 
 
-@pytest.mark.parametrize("pace, rests", [(119, False), (120, True)])
-def test_what_gathers_beats_rests_where_the_pace_leaves_a_fifth(pace, rests):
-    """Twelve positions of six beats, gathered by threes."""
+@pytest.mark.parametrize(
+    "weights, simd, narrow, widen",
+    [(6, 6, False, False), (7, 6, True, True), (7, 2, True, False), (9, 2, True, False), (10, 2, True, True), (8, 3, True, False), (9, 3, True, True)],
+)  # fmt: skip
+def test_what_gathers_requantized_beats_rests_where_it_keeps_up(weights, simd, narrow, widen):
+    """Results of six channels leave one by one, as often as the engine has weights."""
     b = Builder()
-    x = b.input((1, 12, 12))
-    first = b.conv(x, np.ones((12, 12, 1), int))
-    second = b.conv(first, np.ones((1, 12, 1), int))
-    design = place(b.graph(second), Recipe({first: Fold(4, 1), second: Fold(1, 6)}, 8, pace))
-    assert [block.rests for block in blocks(design, Widen)] == [rests]
+    one = np.ones(6, np.int64)
+    first = b.conv(b.input((1, 1, weights + 4), lo=0, hi=15), np.ones((6, 1, weights), int))
+    y = b.requantize(first, Shift(one < 0, 1, 0 * one, "up", 0 * one, 15 * one, bits=3 * one))
+    second = b.conv(y, np.ones((2, 6, 1), int))
+    design = place(b.graph(second), Recipe({first: Fold(6, 1, out=1), second: Fold(1, simd)}, 8))
+    assert [block.rests for kind in (Narrow, Widen) for block in blocks(design, kind)] == [narrow, widen]
 
 
 def test_other_orders_go_through_a_memory_of_frames():

@@ -76,7 +76,7 @@ def cycles_of(design: Design, seen: Transfers, frames: int = FRAMES) -> Cycles:
     return Cycles(first, tuple(map(max, ends)))
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=256)
 def alone(blocks: tuple[Block, ...], beats: int) -> int:
     """Cycles between frames of so many beats that go through blocks in a row, without memories, as fast as these can take them."""
     channels = [Channel(str(k), record=True) for k in range(len(blocks) + 1)]

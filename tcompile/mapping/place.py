@@ -14,14 +14,17 @@ from hw.adders import AdderGraph
 from hw.argmax import ArgMax
 from hw.axi_stream import AxisIn, AxisOut
 from hw.block import Block
+from hw.comparators import Comparators
 from hw.concat import Concat
 from hw.engine import Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
 from hw.pad import Pad
 from hw.parallel import Parallel
+from hw.quotient import Quotient
 from hw.serial import Serial
 from hw.slice import Slice
+from hw.table import Table
 from hw.width import Narrow, Widen
 from hw.window import Window
 from tcompile.ir import integer as I
@@ -51,7 +54,6 @@ from tcompile.mapping.schedule import engine_geometry, linear_engine, schedule
 __all__ = ["LEAST_DEPTH", "Recipe", "between", "entrance", "place"]
 
 QUEUE, ENTRANCE, RELAY = "queue", "entrance", "relay"
-SPARE = 4  # one in so many of the cycles that a resting block needs are to be left over
 LEAST_DEPTH = 2  # places of a queue that takes a beat per cycle
 
 
@@ -207,13 +209,27 @@ class _Placer:
         return self.passed(stream, node, brought(stream.bus, have, layout, lanes))
 
     def passed(self, stream: Stream, node: Node, steps: Iterable[Step]) -> Stream:
-        """The stream behind some steps. What gathers beats rests where that leaves a part of the pace to whatever comes late."""
+        """The stream behind some steps."""
         for step in steps:
-            block, cycles = step.block, stream.beats + step.beats
-            if isinstance(block, Widen) and cycles + cycles // SPARE <= self.recipe.pace:
-                block = replace(block, rests=True)
+            block = self.gathering(step.block, stream) if isinstance(step.block, Widen) else step.block
             stream = self.add(block, [stream], node, step.role, [step.beats], step.layout, step.memories)[0]
         return stream
+
+    def gathering(self, block: Widen, stream: Stream) -> Widen:
+        """What gathers beats rests where that keeps up with the `Narrow` behind whose requantizer it stands.
+
+        Either that rests as often, or it waits for an engine's results long enough.
+        """
+        maker, requantized = self.maker(stream.name), False
+        while isinstance(maker.block, (Comparators, Quotient, Table)):
+            maker, requantized = self.maker(maker.inputs[0]), True
+        before = maker.block
+        if not (requantized and isinstance(before, Narrow) and before.rests):
+            return block
+        most = max(before.pieces)
+        often = before.channels == block.channels and len(block.pieces) <= len(before.pieces)
+        long = self.run(self.maker(maker.inputs[0])) > most + most // min(block.pieces)
+        return replace(block, rests=often or long)
 
     def wanted(self, value: str) -> int:
         """Lanes that the first layer behind an input takes."""
@@ -329,12 +345,16 @@ class _Placer:
 
     def leisure(self, stream: Stream) -> int:
         """Cycles that each beat of a stream may take without holding anything up."""
-        maker, parts, run = self.maker(stream.name), 1, 1
+        maker, parts = self.maker(stream.name), 1
         if isinstance(maker.block, Narrow):
             parts, maker = maker.block.bus.lanes // maker.block.lanes, self.maker(maker.inputs[0])
+        return max(1, self.run(maker) // parts, self.recipe.pace // (2 * stream.beats))
+
+    def run(self, maker: Instance) -> int:
+        """Fewest cycles between results of an engine whose schedule is known; 1 of what is none."""
         if isinstance(maker.block, Engine) and not self.is_open(self.graph[maker.layer]):
-            run = min(maker.block.row_blocks(maker.memories["schedule"])) // parts
-        return max(1, run, self.recipe.pace // (2 * stream.beats))
+            return min(maker.block.row_blocks(maker.memories["schedule"]))
+        return 1
 
     def is_open(self, node: Node) -> bool:
         """Whether other weights may be loaded into a layer: its schedule then tells nothing."""
