@@ -446,9 +446,9 @@ def _counted(count: Signal, one: Value, addend: Value) -> Value:
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in a ring of words, and where it is not of a power of two words, the place less these.
+    """A place in a ring of words and, where the ring's length is no power of two, the place less that length.
 
-    Both are registers, so that the sum that wraps and the one that does not are there at the same time; the sign of one chooses.
+    Both are registers, so that the sum that wraps and the one that does not are there at the same time; the sign of the first chooses.
     """
 
     base: Signal

@@ -410,6 +410,32 @@ def test_neighbours_of_a_graph_rest_where_the_layer_keeps_the_pace(form, digit, 
     assert [block.rests for block in (*blocks(design, Window), *blocks(design, Narrow))] == [window, *narrow]
 
 
+@settings(max_examples=25)
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(3, 8), st.integers(3, 10)), kernel=st.sampled_from([1, 3]), stride=st.integers(1, 3),
+    pe=st.sampled_from([1, 2, 4]), digit=st.integers(1, 3), late=st.integers(0, 40), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_what_rests_beside_a_graph_costs_nothing_beyond_the_pace(sizes, kernel, stride, pe, digit, late, seed):
+    """interval(rests at this pace) <= max(pace, interval(nothing rests))"""
+    b = Builder()
+    weights = np.random.default_rng(seed).integers(-1, 2, (8, sizes[0], kernel, kernel))
+    y = b.conv(b.input((1, *sizes), lo=0, hi=15), weights, strides=(stride, stride), pads=(kernel // 2,) * 4)
+    (task,) = tasks(b.graph(y)).values()
+    fold = Fold(pe, 1, "serial", digit)
+    recipe = Recipe({y: fold}, 8, graphs={y: searched(task, planned(task, fold)).graph})
+    own = predict(restless(place(b.graph(y), recipe))).interval
+    pace = own + late
+    assert predict(place(b.graph(y), replace(recipe, pace=pace))).interval <= pace
+
+
+def restless(design: Design) -> Design:
+    """The same design in which nothing rests."""
+    instances = [
+        replace(i, block=replace(i.block, rests=False)) if hasattr(i.block, "rests") else i for i in design.instances
+    ]
+    return replace(design, instances=tuple(instances))
+
+
 @pytest.mark.parametrize("slack, rests", [(0, False), (3, False), (4, True)])
 def test_what_rests_keeps_the_pace_at_the_ends_of_rows_too(slack, rests):
     """Rows of four results, two words apart, then eleven words: a result of 10 digits for words of 4 waits there alone."""
