@@ -2,9 +2,13 @@
 
 A word is read digit by digit into registers of a digit, the first one as soon as the word stands there and the last one when it is
 taken; of a word of one digit both are the same cycle. It *starts* in the next cycle in which the pipeline moves (a *tick*) after the
-first, has the registers for `interval` ticks, is offered `latency` ticks after its start, and while it is offered and not taken there
-are no ticks. Wide words need no queues this way: what comes before keeps a word until it is read, the registers of the pipeline are
-the waiting room of results, and a clock enable costs nothing in an FPGA.
+first, has the registers for `interval` ticks, and is offered `latency` ticks after its start. Wide words need no queues this way: what
+comes before keeps a word until it is read, the registers of the pipeline are the waiting room of results, and a clock enable costs
+nothing in an FPGA.
+
+A pipeline with an interval of 1 has no ticks while a result is offered and not taken. In all others a result moves in its last tick
+into registers of its own, where it is offered; the pipeline stops before that tick while they are full. So it is known a cycle ahead
+whether it moves, and what enables thousands of flip-flops are registers, each of which reaches a few of them.
 
 ``ready`` never falls without a transfer. Of words of one digit it is high while the registers are empty, which does not depend on ticks,
 or while their word leaves in this very tick; of longer ones it rises with the digit before the last, and the last is read in the next tick.
@@ -46,9 +50,9 @@ class Elastic:
     tick : Value
         Whether the pipeline moves in this cycle.
     enable : Value
-        Whether the registers of a digit change at the end of this cycle.
+        Whether a digit may be read at the end of this cycle.
     started : list of Value
-        Whether the word in the registers started 0, 1, 2 ... `latency` ticks ago.
+        Whether the word in the registers started 0, 1, 2 ... ticks ago.
     resting : list of Value
         Whether, so many ticks ago, no tick of a word was to follow: its last tick, or there was none.
     """
@@ -59,31 +63,41 @@ class Elastic:
     ) -> None:  # fmt: skip
         full, start, load = Signal(name="full"), Signal(name="start"), Signal(name="load", init=1)
         loads = Signal(name="loads")  # what `load` becomes
-        tick, enable = Signal(name="tick"), Signal(name="enable")
-        passed, rested = Signal(latency, name="passed"), Signal(latency, name="rested")
+        passed, rested = Signal(latency - (interval > 1), name="passed"), Signal(latency, name="rested")
         ends = Signal(name="ends")
-        m.d.comb += [
-            tick.eq(~o_valid | o_ready),
-            enable.eq(~full | tick),
-            i_ready.eq((load if digits == 1 else ends) & enable),
-            o_valid.eq(passed[-1]),
-        ]
-        if interval > 1:
+        self._m, self._loads, self._interval = m, loads, interval
+        self._owned: dict[str, Signal] = {}
+        self.started: list[Value] = [start, *passed]
+        self.resting: list[Value] = [load, *rested]
+        self.tick, self.enable = Signal(name="tick", init=interval > 1), Signal(name="enable", init=interval > 1)
+        self._moves, self._enables, self._fills = Signal(name="moves"), Signal(name="enables"), Signal(name="fills")
+        m.d.comb += i_ready.eq((load if digits == 1 else ends) & self.enable)
+        if interval == 1:
+            m.d.comb += [self.tick.eq(~o_valid | o_ready), self.enable.eq(~full | self.tick), o_valid.eq(passed[-1])]
+        else:
+            filled, fill, kept = Signal(name="filled"), Signal(name="fill"), Signal(name="kept")
+            last, free = Signal(name="last"), Signal(name="free")  # in the next cycle: a result's last tick, room for it
+            m.d.comb += [
+                o_valid.eq(kept),
+                free.eq(~kept | o_ready),
+                last.eq(self.started[-2] | ~self.tick),  # no result is next to another one
+                filled.eq(Mux(load & self.enable, i_valid, full)),
+                self._moves.eq(~last | free),
+                self._enables.eq(~filled | self._moves),
+                self._fills.eq(last & free),
+            ]
+            m.d.sync += [self.tick.eq(self._moves), self.enable.eq(self._enables), fill.eq(self._fills)]
+            m.d.sync += kept.eq(fill | ~free)
             phase = Signal(range(interval), name="phase")
             m.d.comb += loads.eq(Mux(load, ~i_valid, phase == interval - 2))
-        with m.If(enable):
+        with m.If(self.enable):
             m.d.sync += start.eq(load & i_valid)
             with m.If(load):
                 m.d.sync += full.eq(i_valid)
             if interval > 1:
                 m.d.sync += [phase.eq(Mux(load, 0, phase + 1)), load.eq(loads)]
-        with m.If(tick):
+        with m.If(self.tick):
             m.d.sync += [passed.eq(Cat(start, passed)), rested.eq(Cat(load, rested))]
-        self.tick = tick
-        self.enable = enable
-        self.started: list[Value] = [start, *passed]
-        self.resting: list[Value] = [load, *rested]
-        self._m, self._loads, self._interval = m, loads, interval
         self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
         self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
         if interval == 1:
@@ -92,20 +106,35 @@ class Elastic:
         turn = Signal.like(place, name="turn")  # of the one after it
         behind = turn == digits if interval > digits and not repeats else Const(0, 1)
         m.d.comb += turn.eq(Mux(load, i_valid, Mux(phase == interval - 2, 0, Mux(place == digits, digits, place + 1))))
-        with m.If(enable):
+        with m.If(self.enable):
             m.d.sync += [place.eq(turn), ends.eq(turn == digits - 1)]
             m.d.sync += [self._odd.eq(turn[0] & ~behind), self._fixed.eq((turn >= 2) | behind)]
             m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self._pairs, start=1)]
 
-    def rests(self, ticks: int, name: str) -> Value:
-        """What `resting` says of so many ticks ago, in a register that only what has this name reads.
+    def ticks(self, name: str) -> Value:
+        """What `tick` is, in a register that only what has this name reads: one for all would have to reach all over the graph."""
+        return self.tick if self._interval == 1 else self._own(f"tick_{name}", self._moves, init=1)
 
-        One register for all adders of a level would have to reach all over the graph within a cycle.
-        """
+    def enables(self, name: str) -> Value:
+        """What `enable` is, in such a register."""
+        return self.enable if self._interval == 1 else self._own(f"enable_{name}", self._enables, init=1)
+
+    def fills(self, name: str) -> Value:
+        """Whether a result moves to where it is offered at the end of this cycle, in such a register; not for an interval of 1."""
+        return self._own(f"fill_{name}", self._fills, init=0)
+
+    def _own(self, name: str, value: Value, init: int) -> Value:
+        if name not in self._owned:
+            self._owned[name] = Signal(name=name, init=init)
+            self._m.d.sync += self._owned[name].eq(value)
+        return self._owned[name]
+
+    def rests(self, ticks: int, name: str) -> Value:
+        """What `resting` says of so many ticks ago, in such a register."""
         if self._interval == 1:
             return self.resting[ticks]
         own = Signal(name=f"rests_{name}", init=ticks == 0, reset_less=ticks > 0)
-        with self._m.If(self.tick if ticks else self.enable):
+        with self._m.If(self.ticks(name) if ticks else self.enable):
             self._m.d.sync += own.eq(self.resting[ticks - 1] if ticks else self._loads)
         return own
 
@@ -125,12 +154,14 @@ class Elastic:
 def elastic(i: Channel, o: Channel, interval: int, latency: int, digits: int = 1) -> Iterable[Program]:
     """The timing of such a pipeline."""
     starts, frozen = Queue(), Queue()
-    return (_taken(i, starts, frozen, interval, latency, digits), _given(o, starts, frozen, latency))
+    if interval == 1:
+        return (_taken(i, starts, frozen, interval, latency, digits), _given(o, starts, frozen, latency))
+    return (_taken(i, starts, frozen, interval, latency - 1, digits), _moved(o, starts, frozen, latency - 1))
 
 
 def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int, digits: int) -> Program:
     """Takes words; a tick is a cycle less the cycles frozen before it, which are asked for no earlier than needed."""
-    offered = Queue()  # ticks at which words will be offered, whose waiting is not known yet
+    offered = Queue()  # ticks in which results wait, if they do, of those of which that is not known yet
     p = Program()
     zero, lost, start, least, least_taken = p.time(), p.time(), p.time(-interval), p.time(), p.time()
     taken, tick, waited = p.time(), p.time(), p.time()
@@ -160,6 +191,7 @@ def _taken(i: Channel, starts: Queue, frozen: Queue, interval: int, latency: int
 
 
 def _given(o: Channel, starts: Queue, frozen: Queue, latency: int) -> Program:
+    """Gives results where they stand."""
     p = Program()
     lost, offered, taken = p.time(), p.time(), p.time()
     with p.forever():
@@ -169,4 +201,19 @@ def _given(o: Channel, starts: Queue, frozen: Queue, latency: int) -> Program:
         p.difference(taken, taken, offered)
         p.sum(lost, lost, taken)
         p.send(frozen, taken)
+    return p
+
+
+def _moved(o: Channel, starts: Queue, frozen: Queue, last: int) -> Program:
+    """Gives results where they are offered, to which each moves in its tick `last` once the one before has gone."""
+    p = Program()
+    lost, due, moved, taken = p.time(), p.time(), p.time(), p.time(-1)
+    with p.forever():
+        p.recv(starts, due)
+        p.sum(due, due + last, lost)
+        p.set(moved, due, taken + 1)
+        p.difference(due, moved, due)
+        p.sum(lost, lost, due)
+        p.send(frozen, due)
+        p.put(o, taken, moved + 1)
     return p

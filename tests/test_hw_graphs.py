@@ -161,19 +161,27 @@ def test_pipeline_stops_while_a_result_waits():
     assert run.given[0] == [9, 10, 11, 12, 13, 14, 15, 16]
 
 
-def test_word_waits_where_it_stands():
-    """The first result is offered in cycle 11 and taken in 15; the second word stands still meanwhile, the third waits."""
+def test_result_waits_in_registers_of_its_own():
+    """The first result is offered in cycle 11 and taken in 15, before the second one comes: nothing stops."""
     block = made("serial, digit 1", DEEP, Bus(3, 3))
     run = bench(block, [vectors(block.i, 4)], stalls=Stalls(sinks=((15,),)))
-    assert run.given[0] == [15, 22, 29, 36]
-    assert run.taken[0] == [2, 9, 20, 27]
+    assert run.given[0] == [15, 18, 25, 32]
+    assert run.taken[0] == [2, 9, 16, 23]
+
+
+def test_word_waits_where_it_stands():
+    """The first result is taken in cycle 20: the second one's last tick comes after it instead of in 17, and all that is behind it waits."""
+    block = made("serial, digit 1", DEEP, Bus(3, 3))
+    run = bench(block, [vectors(block.i, 4)], stalls=Stalls(sinks=((20,),)))
+    assert run.given[0] == [20, 22, 29, 36]
+    assert run.taken[0] == [2, 9, 16, 27]
 
 
 def test_word_stands_until_its_last_digit_is_read_though_the_pipeline_stops_between():
-    """The first result is offered in cycle 11, and the second digit of the second word is read when it is taken."""
+    """The third word's first digit is read in cycle 16, its second one in 21, when the pipeline goes on."""
     block = made("serial, digit 1", DEEP, Bus(3, 3))
-    run = bench(block, [vectors(block.i, 2)], stalls=Stalls(sources=((0, 10),), sinks=((20,),)))
-    assert run.taken[0] == [2, 21]
+    run = bench(block, [vectors(block.i, 3)], stalls=Stalls(sources=((0, 0, 6),), sinks=((20,),)))
+    assert run.taken[0] == [2, 9, 22]
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------
