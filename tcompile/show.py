@@ -109,6 +109,11 @@ def show_build(screen: Screen, built: Built, directory: Path, *, explain: bool =
         )
     name = str(directory)
     again = shlex.quote(name) if name.isprintable() else "DIR"
+    if built.board is not None and built.mapped.recipe.relays:
+        screen.say(
+            f"{built.board.name}: {report['performance']['clock_mhz']:g} MHz is more than most networks with block RAMs reach on it;"
+            f" 'make -C {again}/synth {built.board.name}.bit' fails where static timing misses the clock"
+        )
     screen.say(f"wrote {printable(name)}; next: tcompile verify {again} --inputs X.npz")
 
 

@@ -163,6 +163,13 @@ def test_build_prints_the_report_as_json(tmp_path):
     assert result.json == json.loads((tmp_path / "build" / "report.json").read_text())
 
 
+@pytest.mark.parametrize("clock, told", [(100, False), (150, True)])
+def test_a_clock_that_a_board_may_not_reach_is_said(tmp_path, clock, told):
+    done = tcompile("build", DIGITS, "-o", tmp_path / "made", "--board", "ulx3s", "--clock-mhz", clock)
+    assert done.code == 0
+    assert ("fails where static timing misses the clock" in " ".join(done.out.split())) == told
+
+
 def test_a_missing_key_breaks_the_contract_wrong(built):
     report = json.loads((built / "report.json").read_text())
     assert has_contract(report)
