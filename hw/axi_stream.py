@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -73,10 +73,11 @@ def resynchronised(words: Sequence[int], lasts: Sequence[bool], beats: int) -> t
 class AxisIn(Block):
     """An AXI4-Stream port that takes frames of `beats` beats.
 
-    The first beat is taken in cycle 1 after reset at the earliest, then one per cycle. TREADY depends on registers only
-    and is low during reset. A TLAST at the wrong beat is reported and mended: after one that comes early the frame is
-    filled up with zeros, a beat per cycle, while TREADY is low; after a last beat without TLAST all transfers up to
-    and including the next TLAST are dropped. Frames behind the mended one are whole again.
+    The first beat is taken in cycle 1 after reset at the earliest, then one per cycle. TREADY is a register and is low
+    during reset. A TLAST at the wrong beat is reported and mended: after one that comes early the frame is filled up
+    with zeros, a beat per cycle, while what follows waits; after a last beat without TLAST all transfers up to and
+    including the next TLAST are dropped. Frames behind the mended one are whole again. All this is done behind the
+    port's registers, where the beats are needed: what is at the pins knows nothing of frames.
 
     Members
     -------
@@ -85,13 +86,13 @@ class AxisIn(Block):
         The AXI4-Stream port. Filling bits of ``s_tdata`` are ignored.
     o : Out(stream)
     error_early, error_late : Out(1)
-        A cycle after a TLAST before the last beat of a frame; after a last beat without TLAST.
+        A cycle after a beat was given inside whose TLAST came before the last beat of a frame; which was a last beat without TLAST.
     frame_in : Out(1)
-        A cycle after a frame's last beat was taken or filled up.
+        A cycle after a frame's last beat was given inside.
     stalled : Out(1)
         A cycle after one with TVALID but no TREADY.
     begun : Out(1)
-        Some beats of a frame are taken, but not all.
+        A beat of a frame is taken, and the frame's last one not given inside.
     """
 
     bus: Bus
@@ -277,41 +278,34 @@ class _AxisIn(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.pair = pair = _Pair(self.block.bus.bits)
-        wiring.connect(m, pair.o, wiring.flipped(self.o))
-        opened, opens, filling, dropping = Signal(), Signal(), Signal(), Signal()  # `opens`: `opened` in the next cycle
-        beats = self.block.beats
+        bits, beats = self.block.bus.bits, self.block.beats
+        m.submodules.pair = pair = _Pair(bits + 1)
+        filling, dropping = Signal(), Signal()
         position, last = Signal(range(max(2, beats))), Signal(init=beats == 1)
-        accepted, kept = Signal(), Signal()
-        early, late, moved = Signal(), Signal(), Signal()
-        m.d.sync += [opened.eq(opens), self.s_tready.eq(opens & ~pair.holds)]
+        ends, given, early, late = pair.o.payload[bits], Signal(), Signal(), Signal()
+        m.d.sync += self.s_tready.eq(~pair.holds)
         m.d.comb += [
-            accepted.eq(self.s_tvalid & self.s_tready),
-            kept.eq(accepted & ~dropping),
-            early.eq(kept & self.s_tlast & ~last),
-            late.eq(kept & ~self.s_tlast & last),
-            moved.eq(kept | (filling & pair.i.ready)),
-            pair.i.valid.eq((self.s_tvalid & opened & ~dropping) | filling),
-            pair.i.payload.eq(Mux(filling, 0, self.s_tdata)),
-            self.begun.eq(position != 0),
-            opens.eq(opened),
+            pair.i.valid.eq(self.s_tvalid & self.s_tready),
+            pair.i.payload.eq(Cat(self.s_tdata[:bits], self.s_tlast)),
+            pair.o.ready.eq(dropping | (self.o.ready & ~filling)),
+            self.o.valid.eq(filling | (pair.o.valid & ~dropping)),
+            self.o.payload.eq(Mux(filling, 0, pair.o.payload[:bits])),
+            self.begun.eq((position != 0) | self.o.valid),
+            given.eq(self.o.valid & self.o.ready),
+            early.eq(given & ~filling & ends & ~last),
+            late.eq(given & ~filling & ~ends & last),
         ]
-        with m.If(moved):
+        with m.If(given):
             m.d.sync += [position.eq(Mux(last, 0, position + 1)), last.eq(beats == 1 or position == beats - 2)]
-        with m.If(early):
-            m.d.sync += filling.eq(1)
-            m.d.comb += opens.eq(0)
-        with m.Elif(~filling | (moved & last)):
-            m.d.sync += filling.eq(0)
-            m.d.comb += opens.eq(1)
+            m.d.sync += filling.eq(early | (filling & ~last))
         with m.If(late):
             m.d.sync += dropping.eq(1)
-        with m.Elif(accepted & self.s_tlast):
+        with m.Elif(pair.o.valid & ends):
             m.d.sync += dropping.eq(0)
         m.d.sync += [
             self.error_early.eq(early),
             self.error_late.eq(late),
-            self.frame_in.eq(moved & last),
+            self.frame_in.eq(given & last),
             self.stalled.eq(self.s_tvalid & ~self.s_tready),
         ]
         return m

@@ -76,7 +76,10 @@ class Elastic:
             m.d.comb += [self.tick.eq(~o_valid | o_ready), self.enable.eq(~full | self.tick), o_valid.eq(passed[-1])]
         else:
             filled, fill, kept = Signal(name="filled"), Signal(name="fill"), Signal(name="kept")
-            last, free = Signal(name="last"), Signal(name="free")  # in the next cycle: a result's last tick, room for it
+            last, free = (
+                Signal(name="last"),
+                Signal(name="free"),
+            )  # in the next cycle: a result's last tick, room for it
             m.d.comb += [
                 o_valid.eq(kept),
                 free.eq(~kept | o_ready),

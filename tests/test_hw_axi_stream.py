@@ -14,6 +14,7 @@ from amaranth.sim import Simulator
 from hw import timing
 from hw.axi_stream import AxisIn, AxisOut, resynchronised, tdata_width
 from hw.block import Bus, pack
+from tests.conftest import ROOT
 
 BUS = Bus(3, 3, signed=True)  # 9 bits in 2 bytes
 LONG = 10_000
@@ -151,7 +152,7 @@ def test_input_gives_the_payloads_in_the_cycles_of_its_timing(beats, seed):
     assert run.words == payloads(sent)
     assert (run.taken_at, run.given_at) == predicted(block, len(sent), *gaps(seed))
     assert run.events["error_early"] == run.events["error_late"] == []
-    assert run.events["frame_in"] == [t + 1 for t in run.taken_at[beats - 1 :: beats]]
+    assert run.events["frame_in"] == [t + 1 for t in run.given_at[beats - 1 :: beats]]
 
 
 @pytest.mark.parametrize("beats", [1, 2, 5])
@@ -189,15 +190,15 @@ def transfers_of(lengths: Sequence[int]) -> list[tuple[int, bool]]:
 def test_a_short_frame_is_filled_up_with_zeros():
     run = simulate(AxisIn(BUS, 4), transfers_of([4, 2, 4]))
     assert run.words == [1, 2, 3, 4, 5, 6, 0, 0, 7, 8, 9, 10]
-    assert run.events["error_early"] == [run.taken_at[5] + 1]
-    assert run.taken_at[6] == run.taken_at[5] + 3
+    assert run.events["error_early"] == [run.given_at[5] + 1]
+    assert run.given_at == list(range(run.given_at[0], run.given_at[0] + 12))
     assert run.events["error_late"] == []
 
 
 def test_the_rest_of_a_long_frame_is_dropped():
     run = simulate(AxisIn(BUS, 4), transfers_of([4, 7, 4]))
     assert run.words == [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15]
-    assert run.events["error_late"] == [run.taken_at[7] + 1]
+    assert run.events["error_late"] == [run.given_at[7] + 1]
     assert run.events["error_early"] == []
 
 
@@ -218,8 +219,15 @@ def test_right_frames_are_left_as_they_are():
 
 def test_a_frame_is_begun_from_its_first_to_its_last_beat():
     run = simulate(AxisIn(BUS, 3), frames(2, 3), source=[0, 4, 0, 2])
-    first, _, last, again, _, end = run.taken_at
+    first, _, _, again, _, _ = run.taken_at
+    _, _, last, _, _, end = run.given_at
     assert run.events["begun"] == [*range(first + 1, last + 1), *range(again + 1, end + 1)]
+
+
+def test_ready_depends_on_no_tlast():
+    """Two beats of the next frame are taken while one that is too short is filled up."""
+    run = simulate(AxisIn(BUS, 9), transfers_of([2, 9]))
+    assert run.taken_at[2:5] == [run.taken_at[1] + 1, run.taken_at[1] + 2, run.given_at[9] + 1]
 
 
 @pytest.mark.parametrize("kind", [AxisIn, AxisOut])
@@ -251,6 +259,51 @@ def test_ready_is_low_during_reset_and_the_cycle_after():
     simulator.add_testbench(drive)
     simulator.run()
     assert seen == [0, 0, 0, 1, 1, 1, 0, 0, 1]
+
+
+def rows_of(page: str, before: str) -> dict[str, list[str]]:
+    """The diagram on a page behind some words: what stands in each row."""
+    lines = page.partition(before)[2].split("```")[1].strip().splitlines()[1:]
+    return {name: values for name, *values in map(str.split, lines)}
+
+
+def shown(block: AxisIn | AxisOut, rows: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The rows as they are: what a diagram says of inputs is put in, all else is read."""
+    dut, seen = block.component(), {name: [] for name in rows}
+    signals = {
+        name: getattr(dut, name) if "." not in name else getattr(getattr(dut, name[0]), name[2:]) for name in rows
+    }
+    driven = [n for n in rows if n in ("s_tvalid", "s_tdata", "s_tlast", "m_tready", "i.valid", "i.payload")]
+
+    async def drive(ctx):  # type: ignore[no-untyped-def]
+        if isinstance(block, AxisIn):
+            ctx.set(dut.o.ready, 1)
+        for cycle in range(len(rows[driven[0]])):
+            for name in driven:
+                ctx.set(signals[name], int(rows[name][cycle].replace("-", "0"), 16))
+            offered = {n[0]: ctx.get(s) for n, s in signals.items() if n.endswith("valid")}
+            for name, values in seen.items():
+                idle = name.endswith(("data", "payload", "m_tlast", "s_tlast")) and not offered[name[0]]
+                values.append("-" if idle else f"{ctx.get(signals[name]):x}")
+            await ctx.tick()
+
+    simulator = Simulator(wrapped(dut))
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(drive)
+    simulator.run()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "block, before",
+    [
+        (AxisIn(Bus(1, 4), 4), "Frames of 4 beats at an input"),
+        (AxisOut(Bus(1, 4), 2), "Frames of 2 beats at an output"),
+    ],
+)
+def test_diagrams_of_the_page_are_what_happens(block, before):
+    rows = rows_of((ROOT / "docs/hardware/axi.md").read_text(encoding="utf-8"), before)
+    assert shown(block, rows) == rows
 
 
 @pytest.mark.parametrize("bits, whole", [(1, 8), (8, 8), (9, 16), (24, 24), (25, 32)])

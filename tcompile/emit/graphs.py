@@ -165,19 +165,27 @@ def _owned(block: Serial) -> Iterator[_Own]:
 
 def _group(block: Serial, name: str, words: Sequence[Word]) -> _Group:
     """Results that move together."""
-    p, gathered, out = block.plan, (block.interval - 1) * block.digit, block.o.width
     tick = _near(block, "tick", name)
-    if not gathered:
-        rows = tuple(_Assigned(f"row_{w.name}", _joined(p, (w.digit or ())[:out])) for w in words)
+    rows = tuple(_Assigned(f"row_{w.name}", _whole(block, w)) for w in words)
+    if block.interval == 1:
         return _Group(tick, tick, (), rows)
-    steps, rows = [], []
-    for w in words:
-        new, before = _joined(p, w.digit or ()), f"word_{w.name}"
-        high = f"{new}, {_range(before, gathered - 1, block.digit, gathered)}" if gathered > block.digit else new
-        steps.append(_Assigned(before, f"{{{high}}}"))
-        last = _joined(p, (w.digit or ())[: out - gathered])
-        rows.append(_Assigned(f"row_{w.name}", f"{{{last}, {before}}}"))
-    return _Group(tick, f"fill_{name}", tuple(steps), tuple(rows))
+    steps = tuple(_Assigned(f"word_{w.name}", _shifted(block, w)) for w in words)
+    return _Group(tick, f"fill_{name}", steps, rows)
+
+
+def _shifted(block: Serial, word: Word) -> str:
+    """A word with a digit more at its upper end."""
+    gathered, new = (block.interval - 1) * block.digit, _joined(block.plan, word.digit or ())
+    if gathered == block.digit:
+        return new
+    return f"{{{new}, {_range(f'word_{word.name}', gathered - 1, block.digit, gathered)}}}"
+
+
+def _whole(block: Serial, word: Word) -> str:
+    """A word with its last digit."""
+    gathered = (block.interval - 1) * block.digit
+    last = _joined(block.plan, (word.digit or ())[: block.o.width - gathered])
+    return f"{{{last}, word_{word.name}}}" if gathered else last
 
 
 def _constant(value: int, width: int) -> str:
@@ -245,7 +253,9 @@ def _level(block: Serial, level: Level) -> _Level:
     start = _constant(level.start, count)
     if not level.chains:
         left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))
-        return _Level(level.name, level.level, count, tick, rests, start, _joined(p, left), _joined(p, right), (), "", "")
+        return _Level(
+            level.name, level.level, count, tick, rests, start, _joined(p, left), _joined(p, right), (), "", ""
+        )
     chains = tuple(_chain(p, level, addition, d) for addition in level.chains)
     place = {
         k: (c.name, n * (d + 1) + 1) for c, a in zip(chains, level.chains, strict=True) for n, k in enumerate(a.adders)

@@ -548,7 +548,7 @@ def _(block: Window, family: Family) -> Made:
 def _(block: AxisIn, family: Family) -> Made:
     place = bits(max(2, block.beats))
     lut = {"control": 1, "choice": block.bus.bits, "counter": place}
-    return Made("AxisIn", lut, {"registers": 2 * block.bus.bits + 10 + place})
+    return Made("AxisIn", lut, {"registers": 2 * (block.bus.bits + 1) + 10 + place})
 
 
 @made.register
@@ -778,7 +778,7 @@ def serial(
         "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1),
         "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
-    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1)
+    state: float = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1)
     if interval > 1:
         state += 3 + groups * (1 + (digit == 1)) + lines + -(-inputs // LONGEST) + 2 * -(-rows // NEIGHBOURS)
     registers = adders * (digit + 1) + inputs * digit + rows * ((interval - 1) * digit + out_width) + waits
