@@ -15,11 +15,10 @@ from typing import TypeVar
 
 from hw.constant import ConstantMatrix, Node
 
-__all__ = ["LONGEST", "NEIGHBOURS", "Addition", "Bit", "Delay", "Held", "Level", "Plan", "Word", "plan"]
+__all__ = ["LONGEST", "Addition", "Bit", "Delay", "Held", "Level", "Plan", "Word", "plan"]
 
 T = TypeVar("T")
 LONGEST = 32  # elements of a vector
-NEIGHBOURS = 8  # results that move together
 CHAIN = 16  # bits of an addition that several adders share
 
 
@@ -51,8 +50,6 @@ class Held:
     Parameters
     ----------
     name : str
-    part : str
-        Which inputs; there is one for each bit of their digit.
     digits : tuple of tuple of (int or None)
         Bits of the payload, digit by digit; 0 where None.
     behind : str or None
@@ -60,17 +57,15 @@ class Held:
     """
 
     name: str
-    part: str
     digits: tuple[tuple[int | None, ...], ...]
     behind: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """What waits for a tick; `line` is what all have in common that hand it on."""
+    """What waits for a tick."""
 
     name: str
-    line: str
     source: Bits
 
 
@@ -121,20 +116,10 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A result, gathered digit by digit.
+    """A result, gathered digit by digit."""
 
-    Parameters
-    ----------
-    name : str
-    group : str
-        What all have in common that move together.
-    digit : Bits or None
-        None where the result is 0.
-    """
-
-    name: str
-    group: str
-    digit: Bits | None
+    row: int
+    digit: Bits
 
 
 @dataclass(frozen=True)
@@ -145,21 +130,21 @@ class Plan:
     ----------
     widths : dict of str to int
         Bits of each register that a `Bit` may name.
-    words : tuple of Word
-        One for each row.
+    words : tuple of (Word or None)
+        One for each row; None where it is 0.
     """
 
     widths: dict[str, int]
     held: tuple[Held, ...]
     levels: tuple[Level, ...]
     delays: tuple[Delay, ...]
-    words: tuple[Word, ...]
+    words: tuple[Word | None, ...]
 
     def skips(self) -> list[tuple[int, int]]:
         """Every `time` and `skip` of a bit that reads as 0 at first."""
         read = [b for d in self.delays for b in d.source]
         read += [b for v in self.levels for digit in (*v.left, *v.right) for b in digit]
-        read += [b for w in self.words for b in w.digit or ()]
+        read += [b for w in self.words if w is not None for b in w.digit]
         return sorted({(b.time, b.skip) for b in read if b is not None and b.skip})
 
 
@@ -260,7 +245,7 @@ class _Planner:
                 places = [bit + d * k for k in range(self.digits)]
                 known = [min(p, i.width - 1) if i.signed or p < i.width else None for p in places]
                 digits = tuple(tuple(None if p is None else v * i.width + p for v in part) for p in known)
-                held.append(Held(name, str(n), digits, names[-1] if self.repeats else None))
+                held.append(Held(name, digits, names[-1] if self.repeats else None))
                 self.bits |= {(v, 0, bit): Bit(name, k) for k, v in enumerate(part)}
         self.delay(used, "0")
         return held
@@ -273,9 +258,8 @@ class _Planner:
         for n, part in enumerate(_cut(late)):
             for step in range(self.waits[part[0]]):
                 alive = [b for b in part if self.waits[b] > step]
-                line = f"wait_{name}_{n}"
-                register = self.named(f"{line}_{step}", len(alive))
-                self.delays.append(Delay(register, line, tuple(self.bits[v, step, bit] for v, bit in alive)))
+                register = self.named(f"wait_{name}_{n}_{step}", len(alive))
+                self.delays.append(Delay(register, tuple(self.bits[v, step, bit] for v, bit in alive)))
                 self.bits |= {(v, step + 1, bit): Bit(register, k) for k, (v, bit) in enumerate(alive)}
 
     def adders(self, level: int, which: list[int]) -> Iterator[Level]:
@@ -320,6 +304,5 @@ class _Planner:
         """A digit as an adder of a level reads it."""
         return (None,) * self.digit if value is None else self.read(value, shift, level - 1)
 
-    def word(self, k: int, row: tuple[int, int] | None) -> Word:
-        digit = None if row is None else self.read(row[0], row[1], self.block.depth)
-        return Word(str(k), f"words_{k // NEIGHBOURS}", digit)
+    def word(self, k: int, row: tuple[int, int] | None) -> Word | None:
+        return None if row is None else Word(k, self.read(row[0], row[1], self.block.depth))

@@ -8,7 +8,7 @@ nothing in an FPGA.
 
 A pipeline with an interval of 1 has no ticks while a result is offered and not taken. In all others a result moves in its last tick
 into registers of its own, where it is offered; the pipeline stops before that tick while they are full. So it is known a cycle ahead
-whether it moves, and what enables thousands of flip-flops are registers, each of which reaches a few of them.
+whether it moves, and what enables thousands of flip-flops is a register.
 
 ``ready`` never falls without a transfer. Of words of one digit it is high while the registers are empty, which does not depend on ticks,
 or while their word leaves in this very tick; of longer ones it rises with the digit before the last, and the last is read in the next tick.
@@ -50,7 +50,9 @@ class Elastic:
     tick : Value
         Whether the pipeline moves in this cycle.
     enable : Value
-        Whether a digit may be read at the end of this cycle.
+        Whether the registers of a digit change at the end of this cycle.
+    fill : Value
+        Whether a result moves to where it is offered at the end of this cycle; never if the interval is 1.
     started : list of Value
         Whether the word in the registers started 0, 1, 2 ... ticks ago.
     resting : list of Value
@@ -66,16 +68,15 @@ class Elastic:
         passed, rested = Signal(latency - (interval > 1), name="passed"), Signal(latency, name="rested")
         ends = Signal(name="ends")
         self._m, self._loads, self._interval = m, loads, interval
-        self._owned: dict[str, Signal] = {}
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
         self.tick, self.enable = Signal(name="tick", init=interval > 1), Signal(name="enable", init=interval > 1)
-        self._moves, self._enables, self._fills = Signal(name="moves"), Signal(name="enables"), Signal(name="fills")
+        self.fill = Signal(name="fill")
         m.d.comb += i_ready.eq((load if digits == 1 else ends) & self.enable)
         if interval == 1:
             m.d.comb += [self.tick.eq(~o_valid | o_ready), self.enable.eq(~full | self.tick), o_valid.eq(passed[-1])]
         else:
-            filled, fill, kept = Signal(name="filled"), Signal(name="fill"), Signal(name="kept")
+            kept, filled, moves = Signal(name="kept"), Signal(name="filled"), Signal(name="moves")
             last, free = (
                 Signal(name="last"),
                 Signal(name="free"),
@@ -85,12 +86,10 @@ class Elastic:
                 free.eq(~kept | o_ready),
                 last.eq(self.started[-2] | ~self.tick),  # no result is next to another one
                 filled.eq(Mux(load & self.enable, i_valid, full)),
-                self._moves.eq(~last | free),
-                self._enables.eq(~filled | self._moves),
-                self._fills.eq(last & free),
+                moves.eq(~last | free),
             ]
-            m.d.sync += [self.tick.eq(self._moves), self.enable.eq(self._enables), fill.eq(self._fills)]
-            m.d.sync += kept.eq(fill | ~free)
+            m.d.sync += [self.tick.eq(moves), self.enable.eq(~filled | moves), self.fill.eq(last & free)]
+            m.d.sync += kept.eq(self.fill | ~free)
             phase = Signal(range(interval), name="phase")
             m.d.comb += loads.eq(Mux(load, ~i_valid, phase == interval - 2))
         with m.If(self.enable):
@@ -114,30 +113,15 @@ class Elastic:
             m.d.sync += [self._odd.eq(turn[0] & ~behind), self._fixed.eq((turn >= 2) | behind)]
             m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self._pairs, start=1)]
 
-    def ticks(self, name: str) -> Value:
-        """What `tick` is, in a register that only what has this name reads: one for all would have to reach all over the graph."""
-        return self.tick if self._interval == 1 else self._own(f"tick_{name}", self._moves, init=1)
-
-    def enables(self, name: str) -> Value:
-        """What `enable` is, in such a register."""
-        return self.enable if self._interval == 1 else self._own(f"enable_{name}", self._enables, init=1)
-
-    def fills(self, name: str) -> Value:
-        """Whether a result moves to where it is offered at the end of this cycle, in such a register; not for an interval of 1."""
-        return self._own(f"fill_{name}", self._fills, init=0)
-
-    def _own(self, name: str, value: Value, init: int) -> Value:
-        if name not in self._owned:
-            self._owned[name] = Signal(name=name, init=init)
-            self._m.d.sync += self._owned[name].eq(value)
-        return self._owned[name]
-
     def rests(self, ticks: int, name: str) -> Value:
-        """What `resting` says of so many ticks ago, in such a register."""
+        """What `resting` says of so many ticks ago, in a register that only what has this name reads.
+
+        One register for all adders of a level would have to reach all over the graph within a cycle.
+        """
         if self._interval == 1:
             return self.resting[ticks]
         own = Signal(name=f"rests_{name}", init=ticks == 0, reset_less=ticks > 0)
-        with self._m.If(self.ticks(name) if ticks else self.enable):
+        with self._m.If(self.tick if ticks else self.enable):
             self._m.d.sync += own.eq(self.resting[ticks - 1] if ticks else self._loads)
         return own
 

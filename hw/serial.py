@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -127,26 +126,24 @@ class _Body:
 
     def inputs(self, payload: Value) -> None:
         """Registers of the elements' digits."""
-        for part, of in groupby(self.plan.held, key=lambda held: held.part):
-            with self.m.If(self.control.enables(part)):
-                for held in of:
-                    digits: list[Value] = [
-                        Cat(*(Const(0, 1) if k is None else payload[k] for k in digit)) for digit in held.digits
-                    ]
-                    if held.behind is not None:
-                        digits.append(self.registers[held.behind])
-                    self.m.d.sync += self.registers[held.name].eq(self.control.chosen(digits))
+        with self.m.If(self.control.enable):
+            for held in self.plan.held:
+                digits: list[Value] = [
+                    Cat(*(Const(0, 1) if k is None else payload[k] for k in digit)) for digit in held.digits
+                ]
+                if held.behind is not None:
+                    digits.append(self.registers[held.behind])
+                self.m.d.sync += self.registers[held.name].eq(self.control.chosen(digits))
 
     def graph(self) -> None:
         """All that moves with a tick but the results."""
-        for line, delays in groupby(self.plan.delays, key=lambda delay: delay.line):
-            with self.m.If(self.control.ticks(line)):
-                self.m.d.sync += [self.registers[d.name].eq(self.read(d.source)) for d in delays]
+        steps = [self.registers[d.name].eq(self.read(d.source)) for d in self.plan.delays]
         for level in self.plan.levels:
             kept = self.registers[f"carry_{level.name}"]
             sums, carries = (self.chains if level.chains else self.tables)(level, kept)
-            with self.m.If(self.control.ticks(level.name)):
-                self.m.d.sync += [self.registers[f"sum_{level.name}"].eq(sums), kept.eq(carries)]
+            steps += [self.registers[f"sum_{level.name}"].eq(sums), kept.eq(carries)]
+        with self.m.If(self.control.tick):
+            self.m.d.sync += steps
 
     def tables(self, level: Level, kept: Value) -> tuple[Value, Value]:
         """Sums and carries of digits of one bit: two look-up tables each.
@@ -187,24 +184,18 @@ class _Body:
         return Cat(*sums), Mux(self.control.resting[level.level - 1], level.start, Cat(*carries))
 
     def words(self) -> Value:
-        """The results: gathered digit by digit, and moved to where they are offered with their last one."""
-        b, d, rows = self.block, self.block.digit, []
-        gathered = (b.interval - 1) * d
-        for group, words in groupby(self.plan.words, key=lambda word: word.group):
-            ticks = self.control.ticks(group)
-            fills = ticks if b.interval == 1 else self.control.fills(group)
-            for word in words:
-                if word.digit is None:
-                    rows.append(Const(0, b.o.width))
-                    continue
-                whole = self.read(word.digit)
-                if gathered:
-                    before = Signal(gathered, name=f"word_{word.name}", reset_less=True)
-                    whole = Cat(before, whole)
-                    with self.m.If(ticks):
-                        self.m.d.sync += before.eq(whole >> d)
-                row = Signal(b.o.width, name=f"row_{word.name}", reset_less=True)
-                with self.m.If(fills):
-                    self.m.d.sync += row.eq(whole)
-                rows.append(row)
+        """The results: gathered digit by digit, and moved with their last one to where they are offered."""
+        b, rows = self.block, []
+        gathered = (b.interval - 1) * b.digit
+        for word in self.plan.words:
+            if word is None:
+                rows.append(Const(0, b.o.width))
+                continue
+            whole, before = self.read(word.digit), Signal(gathered, name=f"word_{word.row}", reset_less=True)
+            row = Signal(b.o.width, name=f"row_{word.row}", reset_less=True)
+            with self.m.If(self.control.fill if gathered else self.control.tick):
+                self.m.d.sync += row.eq(Cat(before, whole))
+            with self.m.If(self.control.tick):
+                self.m.d.sync += before.eq(Cat(before, whole) >> b.digit)
+            rows.append(row)
         return Cat(*rows)

@@ -7,9 +7,8 @@ simulator computes it once in a cycle, and not at all while nothing moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from hw.digits import Addition, Bit, Held, Level, Plan, Word
 from hw.elastic import later_pairs
@@ -35,27 +34,6 @@ class _Assigned:
 
 
 @dataclass(frozen=True)
-class _Own:
-    name: str
-    value: str
-    init: int
-
-
-@dataclass(frozen=True)
-class _Line:
-    tick: str
-    steps: tuple[_Assigned, ...]
-
-
-@dataclass(frozen=True)
-class _Group:
-    tick: str
-    fill: str
-    steps: tuple[_Assigned, ...]
-    rows: tuple[_Assigned, ...]
-
-
-@dataclass(frozen=True)
 class _Pair:
     number: int
     low: str
@@ -65,7 +43,6 @@ class _Pair:
 @dataclass(frozen=True)
 class _Held:
     name: str
-    enable: str
     width: int
     first: str
     pairs: tuple[_Pair, ...]
@@ -85,7 +62,6 @@ class _Level:
     name: str
     level: int
     width: int
-    tick: str
     rests: str
     start: str
     left: str
@@ -108,84 +84,52 @@ class _Serial:
     place_bits: int
     pairs: int
     zeros: bool
-    own: tuple[_Own, ...]
     held: tuple[_Held, ...]
     begun: tuple[_Assigned, ...]
     registers: tuple[_Register, ...]
     levels: tuple[_Level, ...]
-    lines: tuple[_Line, ...]
-    groups: tuple[_Group, ...]
+    steps: tuple[_Assigned, ...]
+    rows: tuple[_Assigned, ...]
     payload: str
 
 
 def serial_text(block: Serial, name: str) -> str:
     """Verilog of a digit-serial graph."""
-    p = block.plan
-    words = [w for w in p.words if w.digit is not None]
+    p, gathered = block.plan, (block.interval - 1) * block.digit
+    words = [w for w in p.words if w is not None]
     held = {h.name for h in p.held}
     starts = {f"carry_{v.name}": v.start for v in p.levels}
     registers = [_Register(n, w, _constant(starts.get(n, 0), w)) for n, w in p.widths.items() if n not in held]
-    gathered = (block.interval - 1) * block.digit
-    widths = {"word": gathered, "row": block.o.width}
-    registers += [_Register(f"{kind}_{w.name}", n, _constant(0, n)) for w in words for kind, n in widths.items() if n]
+    for kind, width in (("word", gathered), ("row", block.o.width)):
+        registers += [_Register(f"{kind}_{w.row}", width, _constant(0, width)) for w in words if width]
+    steps = [_Assigned(d.name, _joined(p, d.source)) for d in p.delays]
+    steps += [_Assigned(f"word_{w.row}", _shifted(block, w)) for w in words if gathered]
     context = _Serial(
         name, block.i.bits, block.o.bits, block.interval, block.ticks, block.ticks - (block.interval > 1),
         max(1, (block.interval - 1).bit_length()),
         block.digits, block.digits.bit_length(), later_pairs(block.digits, repeats=block.repeats),
-        block.digits < block.interval and not block.repeats, tuple(_owned(block)), tuple(_held(block, h) for h in p.held),
+        block.digits < block.interval and not block.repeats, tuple(_held(h) for h in p.held),
         tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
-        tuple(registers), tuple(_level(block, v) for v in p.levels),
-        tuple(
-            _Line(_near(block, "tick", line), tuple(_Assigned(d.name, _joined(p, d.source)) for d in delays))
-            for line, delays in groupby(p.delays, key=lambda delay: delay.line)
-        ),
-        tuple(_group(block, group, list(of)) for group, of in groupby(words, key=lambda word: word.group)),
-        "{" + ", ".join(_constant(0, block.o.width) if w.digit is None else f"row_{w.name}" for w in reversed(p.words)) + "}",
+        tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
+        tuple(_Assigned(f"row_{w.row}", _whole(block, w)) for w in words),
+        "{" + ", ".join(_constant(0, block.o.width) if w is None else f"row_{w.row}" for w in reversed(p.words)) + "}",
     )  # fmt: skip
     return render("rtl/serial.v.j2", context).decode()
 
 
-def _near(block: Serial, kind: str, name: str) -> str:
-    """What says so nearby: see `hw.elastic.Elastic`."""
-    return kind if block.interval == 1 else f"{kind}_{name}"
-
-
-def _owned(block: Serial) -> Iterator[_Own]:
-    """The registers of `_near`."""
-    if block.interval == 1:
-        return
-    p = block.plan
-    groups = dict.fromkeys(w.group for w in p.words if w.digit is not None)
-    yield from (_Own(f"enable_{part}", "next_enable", 1) for part in dict.fromkeys(h.part for h in p.held))
-    yield from (_Own(f"tick_{v.name}", "next_tick", 1) for v in p.levels)
-    yield from (_Own(f"tick_{line}", "next_tick", 1) for line in dict.fromkeys(d.line for d in p.delays))
-    for group in groups:
-        yield from (_Own(f"tick_{group}", "next_tick", 1), _Own(f"fill_{group}", "next_fill", 0))
-
-
-def _group(block: Serial, name: str, words: Sequence[Word]) -> _Group:
-    """Results that move together."""
-    tick = _near(block, "tick", name)
-    rows = tuple(_Assigned(f"row_{w.name}", _whole(block, w)) for w in words)
-    if block.interval == 1:
-        return _Group(tick, tick, (), rows)
-    steps = tuple(_Assigned(f"word_{w.name}", _shifted(block, w)) for w in words)
-    return _Group(tick, f"fill_{name}", steps, rows)
-
-
 def _shifted(block: Serial, word: Word) -> str:
     """A word with a digit more at its upper end."""
-    gathered, new = (block.interval - 1) * block.digit, _joined(block.plan, word.digit or ())
+    gathered, new = (block.interval - 1) * block.digit, _joined(block.plan, word.digit)
     if gathered == block.digit:
         return new
-    return f"{{{new}, {_range(f'word_{word.name}', gathered - 1, block.digit, gathered)}}}"
+    return f"{{{new}, {_range(f'word_{word.row}', gathered - 1, block.digit, gathered)}}}"
 
 
 def _whole(block: Serial, word: Word) -> str:
     """A word with its last digit."""
     gathered = (block.interval - 1) * block.digit
-    last = _joined(block.plan, (word.digit or ())[: block.o.width - gathered])
-    return f"{{{last}, word_{word.name}}}" if gathered else last
+    last = _joined(block.plan, word.digit[: block.o.width - gathered])
+    return f"{{{last}, word_{word.row}}}" if gathered else last
 
 
 def _constant(value: int, width: int) -> str:
@@ -234,7 +178,7 @@ def _joined(plan: Plan, bits: Sequence[Bit | None]) -> str:
     return plain
 
 
-def _held(block: Serial, held: Held) -> _Held:
+def _held(held: Held) -> _Held:
     """See `hw.elastic.Elastic.chosen`."""
     width, widths = len(held.digits[0]), {"i__payload": 0}
     digits = [_ranges((None if k is None else ("i__payload", k) for k in d), widths) for d in held.digits]
@@ -242,20 +186,17 @@ def _held(block: Serial, held: Held) -> _Held:
     first = f"(odd ? {digits[1]} : {digits[0]})" if len(digits) > 1 else digits[0]
     digits += [_constant(0, width)] * (len(digits) % 2)
     pairs = tuple(_Pair(k, digits[2 * k], digits[2 * k + 1]) for k in range(1, len(digits) // 2))
-    return _Held(held.name, _near(block, "enable", held.part), width, first, pairs)
+    return _Held(held.name, width, first, pairs)
 
 
 def _level(block: Serial, level: Level) -> _Level:
     p, d, count = block.plan, block.digit, len(level.subtract)
     resting = f"rested[{level.level - 2}]" if level.level > 1 else "load"
-    tick = _near(block, "tick", level.name)
-    rests = resting if level.chains or block.interval == 1 else f"rests_{level.name}"
+    rests = resting if level.chains or block.interval == 1 else f"rests_{level.name}"  # see `hw.elastic.Elastic.rests`
     start = _constant(level.start, count)
     if not level.chains:
         left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))
-        return _Level(
-            level.name, level.level, count, tick, rests, start, _joined(p, left), _joined(p, right), (), "", ""
-        )
+        return _Level(level.name, level.level, count, rests, start, _joined(p, left), _joined(p, right), (), "", "")
     chains = tuple(_chain(p, level, addition, d) for addition in level.chains)
     place = {
         k: (c.name, n * (d + 1) + 1) for c, a in zip(chains, level.chains, strict=True) for n, k in enumerate(a.adders)
@@ -263,7 +204,7 @@ def _level(block: Serial, level: Level) -> _Level:
     widths = {c.name: c.width for c in chains}
     sums = _ranges(((place[k][0], place[k][1] + bit) for bit in range(d) for k in range(count)), widths)
     carries = _ranges(((place[k][0], place[k][1] + d) for k in range(count)), widths)
-    return _Level(level.name, level.level, count, tick, rests, start, "", "", chains, sums, carries)
+    return _Level(level.name, level.level, count, rests, start, "", "", chains, sums, carries)
 
 
 def _chain(plan: Plan, level: Level, addition: Addition, digit: int) -> _Chain:

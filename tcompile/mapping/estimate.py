@@ -32,7 +32,7 @@ from hw.block import Block, Memory, Words
 from hw.comparators import Comparators
 from hw.concat import Concat
 from hw.constant import Node
-from hw.digits import LONGEST, NEIGHBOURS
+from hw.digits import LONGEST
 from hw.engine import WARM, Engine
 from hw.fifo import Fifo
 from hw.fork import Fork
@@ -748,29 +748,25 @@ def quotient(block: Quotient, family: Family, *, fixed: bool = False) -> Made:
 @made.register
 def _(block: Serial, family: Family) -> Made:
     taps, srl, waits = serial_taps(block), 0, 0
-    late: Counter[int] = Counter()
     for (value, _), tap in taps.items():
         luts, registers = tap.line(family, begins=value >= block.graph.inputs)
         srl, waits = srl + luts, waits + registers
-        late[block.level(value)] += tap.longest() > 0
     used = len({value for value, _ in taps if value < block.graph.inputs})
     groups = sum(-(-n // LONGEST) for n in Counter(node.level for node in block.nodes).values())
-    lines = sum(-(-n // LONGEST) for n in late.values())
     masks = sum(n.left is not None and n.left_shift > 0 for n in block.nodes) + sum(
         n.right_shift > 0 for n in block.nodes
     )
     return serial(
-        adders=len(block.nodes), inputs=used, in_width=block.i.width, rows=sum(row is not None for row in block.rows),
-        out_width=block.o.width, digit=block.digit, depth=block.depth, waits=waits, groups=groups, lines=lines, shift=srl,
-        masks=masks,
+        adders=len(block.nodes), inputs=used, in_width=block.i.width, rows=len(set(block.rows) - {None}),
+        out_width=block.o.width, digit=block.digit, depth=block.depth, waits=waits, groups=groups, shift=srl, masks=masks,
     )  # fmt: skip
 
 
 def serial(
     *, adders: float, inputs: int, in_width: int, rows: int, out_width: int, digit: int, depth: int, waits: float,
-    groups: float, lines: float, shift: float = 0, masks: float = 0,
+    groups: float, shift: float = 0, masks: float = 0,
 ) -> Made:  # fmt: skip
-    """What a digit-serial graph is made of; `groups` of adders each know when a word begins, and like `lines` of what waits when to move."""
+    """What a digit-serial graph is made of; `groups` of adders each know when a word begins."""
     interval = -(-out_width // digit)
     pairs = -(-in_width // (2 * digit)) if in_width > digit else 0  # of digits of an element, from which one is chosen
     phase = bits(interval)
@@ -778,9 +774,8 @@ def serial(
         "control": 1, "phase": phase, "adders": adders * (digit == 1), "chains": adders * (digit + 1) * (digit > 1),
         "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
-    state: float = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1)
-    if interval > 1:
-        state += 3 + groups * (1 + (digit == 1)) + lines + -(-inputs // LONGEST) + 2 * -(-rows // NEIGHBOURS)
+    state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1) + groups * (interval > 1 and digit == 1)
+    state += 3 * (interval > 1)
     registers = adders * (digit + 1) + inputs * digit + rows * ((interval - 1) * digit + out_width) + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 
@@ -966,7 +961,7 @@ def estimate_serial(
     of = serial(
         adders=adders, inputs=inputs, in_width=in_width, rows=rows, out_width=out_width, digit=digit,
         depth=depth(adders, rows), waits=_typical()["waits"] * adders * digit,
-        groups=adders / LONGEST + depth(adders, rows), lines=adders / LONGEST + depth(adders, rows),
+        groups=adders / LONGEST + depth(adders, rows),
     )  # fmt: skip
     return _rounded(_total(of, _known(family)))
 
