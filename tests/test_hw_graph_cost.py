@@ -28,7 +28,9 @@ TABLE = re.compile(r"LUT\d|INV|SRL\w+")  # delays of the graph in look-up tables
 WIDE = {"CCU2C": 2}  # cells with more than one
 REGISTER = re.compile(r"TRELLIS_FF|FD[RSCP]E")
 INPUTS = {"held"}
-CONTROL = set("phase load full start place ends odd fixed pair rests tick enable fill kept o__valid".split())
+CONTROL = {
+    "phase", "load", "full", "start", "place", "ends", "odd", "fixed", "pair", "rests", "tick", "enable", "fill", "kept", "o__valid",
+}  # fmt: skip
 MATRIX = np.random.default_rng(0).choice([-1, 0, 1], size=(24, 32), p=[0.3, 0.4, 0.3])
 GRAPH = search(MATRIX, Objective(cost="serial", bounds=(0, 15)))
 
