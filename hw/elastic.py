@@ -63,52 +63,60 @@ class Elastic:
         self, m: Module, i_valid: Value, i_ready: Value, o_valid: Value, o_ready: Value, interval: int, latency: int,
         digits: int = 1, *, repeats: bool = False,
     ) -> None:  # fmt: skip
-        full, start, load = Signal(name="full"), Signal(name="start"), Signal(name="load", init=1)
-        loads = Signal(name="loads")  # what `load` becomes
+        start, load, loads = (
+            Signal(name="start"),
+            Signal(name="load", init=1),
+            Signal(name="loads"),
+        )  # `loads`: what `load` becomes
         passed, rested = Signal(latency - (interval > 1), name="passed"), Signal(latency, name="rested")
-        ends = Signal(name="ends")
-        self._m, self._loads, self._interval = m, loads, interval
+        full, filled, ends = Signal(name="full"), Signal(name="filled"), Signal(name="ends")
+        self._m, self._interval, self._load, self._loads = m, interval, load, loads
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
         self.tick, self.enable = Signal(name="tick", init=interval > 1), Signal(name="enable", init=interval > 1)
         self.fill = Signal(name="fill")
+        self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
+        self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
         m.d.comb += i_ready.eq((load if digits == 1 else ends) & self.enable)
+        m.d.comb += filled.eq(Mux(load & self.enable, i_valid, full))
+        m.d.sync += full.eq(filled)
+        with m.If(self.enable):
+            m.d.sync += start.eq(load & i_valid)
+        with m.If(self.tick):
+            m.d.sync += [passed.eq(Cat(start, passed)), rested.eq(Cat(load, rested))]
         if interval == 1:
             m.d.comb += [self.tick.eq(~o_valid | o_ready), self.enable.eq(~full | self.tick), o_valid.eq(passed[-1])]
         else:
-            kept, filled, moves = Signal(name="kept"), Signal(name="filled"), Signal(name="moves")
-            last, free = (
-                Signal(name="last"),
-                Signal(name="free"),
-            )  # in the next cycle: a result's last tick, room for it
-            m.d.comb += [
-                o_valid.eq(kept),
-                free.eq(~kept | o_ready),
-                last.eq(self.started[-2] | ~self.tick),  # no result is next to another one
-                filled.eq(Mux(load & self.enable, i_valid, full)),
-                moves.eq(~last | free),
-            ]
-            m.d.sync += [self.tick.eq(moves), self.enable.eq(~filled | moves), self.fill.eq(last & free)]
-            m.d.sync += kept.eq(self.fill | ~free)
-            phase = Signal(range(interval), name="phase")
-            m.d.comb += loads.eq(Mux(load, ~i_valid, phase == interval - 2))
-        with m.If(self.enable):
-            m.d.sync += start.eq(load & i_valid)
-            with m.If(load):
-                m.d.sync += full.eq(i_valid)
-            if interval > 1:
-                m.d.sync += [phase.eq(Mux(load, 0, phase + 1)), load.eq(loads)]
-        with m.If(self.tick):
-            m.d.sync += [passed.eq(Cat(start, passed)), rested.eq(Cat(load, rested))]
-        self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
-        self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
-        if interval == 1:
-            return
+            self._look_ahead(filled, o_valid, o_ready)
+            self._count(i_valid, ends, digits, repeats=repeats)
+
+    def _look_ahead(self, filled: Value, o_valid: Value, o_ready: Value) -> None:
+        """What happens in a cycle, in registers that are set in the one before."""
+        m, kept, moves = self._m, Signal(name="kept"), Signal(name="moves")
+        last, free = (
+            Signal(name="last"),
+            Signal(name="free"),
+        )  # in the next cycle: the last tick of a result, room for it
+        m.d.comb += [
+            o_valid.eq(kept),
+            free.eq(~kept | o_ready),
+            last.eq(self.started[-2] | ~self.tick),  # no result is next to another one
+            moves.eq(~last | free),
+        ]
+        m.d.sync += [self.tick.eq(moves), self.enable.eq(~filled | moves), self.fill.eq(last & free)]
+        m.d.sync += kept.eq(self.fill | ~free)
+
+    def _count(self, i_valid: Value, ends: Signal, digits: int, *, repeats: bool) -> None:
+        """Which digit is read."""
+        m, interval, load = self._m, self._interval, self._load
+        phase = Signal(range(interval), name="phase")
         place = Signal(range(digits + 1), name="place")  # number of the digit that is read at the end of this cycle
         turn = Signal.like(place, name="turn")  # of the one after it
         behind = turn == digits if interval > digits and not repeats else Const(0, 1)
+        m.d.comb += self._loads.eq(Mux(load, ~i_valid, phase == interval - 2))
         m.d.comb += turn.eq(Mux(load, i_valid, Mux(phase == interval - 2, 0, Mux(place == digits, digits, place + 1))))
         with m.If(self.enable):
+            m.d.sync += [phase.eq(Mux(load, 0, phase + 1)), load.eq(self._loads)]
             m.d.sync += [place.eq(turn), ends.eq(turn == digits - 1)]
             m.d.sync += [self._odd.eq(turn[0] & ~behind), self._fixed.eq((turn >= 2) | behind)]
             m.d.sync += [pair.eq((turn >> 1 == k) & ~behind) for k, pair in enumerate(self._pairs, start=1)]

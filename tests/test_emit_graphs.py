@@ -79,6 +79,9 @@ def test_rendered_verilog_is_what_amaranth_makes(name, tmp_path, monkeypatch):
         ("passed <= {passed, start}", "passed <= {passed, load}"),
         ("rests_2_0 <= load", "rests_2_0 <= start"),
         ("if (enable) rests_1_0 <= loads", "if (tick) rests_1_0 <= loads"),
+        ("fill <= last & free", "fill <= last"),
+        ("kept <= fill | ~free", "kept <= fill | ~o__ready"),
+        ("enable <= ~filled | moves", "enable <= moves"),
     ],
 )
 def test_rendered_verilog_with_a_fault_is_another_circuit_wrong(right, fault, tmp_path):
