@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 
 from hw.block import Beats, Block, Bus, Words
@@ -213,15 +213,17 @@ class _Widen(wiring.Component):
         ratio = self.block.lanes // self.block.bus.lanes
         full = Signal()
         held = Signal(self.block.lanes * self.block.bus.width)
-        part = Signal(range(max(2, ratio)))
+        part = Signal(ratio, init=1)  # a bit for each part, set where the next one goes: enables come out of registers
         take = self.i.valid & self.i.ready
-        complete = Signal()
-        [axis] = odometer(m, [len(pieces)], take & complete)
+        complete, short = Signal(), Const(0, 1)
+        if pieces[-1] < ratio:
+            [axis] = odometer(m, [len(pieces)], take & complete)
+            short = part[pieces[-1] - 1] & axis.last
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.payload.eq(held),
             self.i.ready.eq(~full if self.block.rests else ~full | self.o.ready),
-            complete.eq(part == Mux(axis.last, pieces[-1] - 1, ratio - 1)),
+            complete.eq(part[-1] | short),
         ]
         with m.If(self.i.ready):
             m.d.sync += full.eq(self.i.valid & complete)
@@ -229,10 +231,14 @@ class _Widen(wiring.Component):
             with m.Elif(self.o.ready):
                 m.d.sync += full.eq(0)
         with m.If(take):
-            m.d.sync += part.eq(Mux(complete, 0, part + 1))
-            with m.If(part == 0):
-                m.d.sync += held.eq(self.i.payload)
-            for k in range(1, ratio):
-                with m.If(part == k):
-                    m.d.sync += held[k * bits : (k + 1) * bits].eq(self.i.payload)
+            m.d.sync += part.eq(Cat(complete, part[:-1]))
+            if pieces[-1] < ratio:
+                m.d.sync += part[pieces[-1]].eq(part[pieces[-1] - 1] & ~short)
+        first = part[0] & self.i.ready  # while a beat waits, `part` is at the first one
+        for k in range(ratio):
+            with m.If(part[k] if k else first):  # whatever comes: it stays where it is until a beat was taken
+                m.d.sync += held[k * bits : (k + 1) * bits].eq(self.i.payload)
+            if k >= pieces[-1]:
+                with m.Elif(first):
+                    m.d.sync += held[k * bits : (k + 1) * bits].eq(0)
         return m

@@ -462,9 +462,10 @@ def _(block: Narrow, family: Family) -> Made:
 @made.register
 def _(block: Widen, family: Family) -> Made:
     ratio, beats = block.lanes // block.bus.lanes, len(block.pieces)
-    cleared = (ratio - 1) * block.bus.bits  # by the first part
-    lut = {"control": 1, "choice": cleared, "parts": ratio - 1, "counter": bits(ratio) + bits(beats)}
-    return Made("Widen", lut, {"registers": block.outputs[0].bits + 1 + bits(ratio) + bits(beats) + (beats > 1)})
+    missing = ratio - block.pieces[-1]  # parts that the last beat lacks, filled with zeros
+    counter = bits(beats) + (beats > 1) if missing else 0
+    lut = {"control": 1, "choice": missing * block.bus.bits, "parts": missing, "counter": counter}
+    return Made("Widen", lut, {"registers": block.outputs[0].bits + 1 + ratio + counter})
 
 
 @made.register
