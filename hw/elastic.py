@@ -71,9 +71,11 @@ class Elastic:
         passed, rested = Signal(latency - (interval > 1), name="passed"), Signal(latency, name="rested")
         full, filled, ends = Signal(name="full"), Signal(name="filled"), Signal(name="ends")
         self._m, self._interval, self._load, self._loads = m, interval, load, loads
+        self.tick, self.enable = Signal(name="tick", init=interval > 1), Signal(name="enable", init=interval > 1)
+        self._moves: Value = Const(1)  # what `tick` becomes, where that is a register
+        self._clears: dict[int, Signal] = {}
         self.started: list[Value] = [start, *passed]
         self.resting: list[Value] = [load, *rested]
-        self.tick, self.enable = Signal(name="tick", init=interval > 1), Signal(name="enable", init=interval > 1)
         self.fill = Signal(name="fill")
         self._odd, self._fixed = Signal(name="odd"), Signal(name="fixed")
         self._pairs = [Signal(name=f"pair_{k}") for k in range(1, later_pairs(digits, repeats=repeats) + 1)]
@@ -105,6 +107,7 @@ class Elastic:
         ]
         m.d.sync += [self.tick.eq(moves), self.enable.eq(~filled | moves), self.fill.eq(last & free)]
         m.d.sync += kept.eq(self.fill | ~free)
+        self._moves = moves
 
     def _count(self, i_valid: Value, ends: Signal, digits: int, *, repeats: bool) -> None:
         """Which digit is read."""
@@ -132,6 +135,21 @@ class Elastic:
         with self._m.If(self.tick if ticks else self.enable):
             self._m.d.sync += own.eq(self.resting[ticks - 1] if ticks else self._loads)
         return own
+
+    def clears(self, ticks: int) -> Value:
+        """Whether the pipeline moves in this cycle and no tick of a word was to follow so many ticks ago; not for an interval of 1.
+
+        A register for each number of ticks: it resets flip-flops, which in FPGAs a reset does whatever their enable says.
+        """
+        if ticks not in self._clears:
+            after = (
+                Mux(self.tick, self.resting[ticks - 1], self.resting[ticks])
+                if ticks
+                else Mux(self.enable, self._loads, self._load)
+            )
+            self._clears[ticks] = Signal(name=f"clears_{ticks}", init=ticks == 0)
+            self._m.d.sync += self._clears[ticks].eq(self._moves & after)
+        return self._clears[ticks]
 
     def chosen(self, digits: Sequence[Value]) -> Value:
         """The digit that is read, in a look-up table of four inputs for each two of them.

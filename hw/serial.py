@@ -144,6 +144,10 @@ class _Body:
             steps += [self.registers[f"sum_{level.name}"].eq(sums), kept.eq(carries)]
         with self.m.If(self.control.tick):
             self.m.d.sync += steps
+        for level in self.plan.levels:
+            if level.chains and self.block.interval > 1:
+                with self.m.If(self.control.clears(level.level - 1)):
+                    self.m.d.sync += self.registers[f"carry_{level.name}"].eq(level.start)
 
     def tables(self, level: Level, kept: Value) -> tuple[Value, Value]:
         """Sums and carries of digits of one bit: two look-up tables each.
@@ -163,7 +167,7 @@ class _Body:
 
         Below each digit stands a place both of whose operands are the carry that the digit begins with: it sends that
         carry up whatever comes from below, and its sum is what came, the carry out of the digit below it. All adders of a
-        level share one reset of their carries.
+        level share one reset of their carries between words.
         """
         d, count = self.block.digit, len(kept)
         sums: list[Value] = [Const(0)] * (d * count)
@@ -181,6 +185,8 @@ class _Body:
                 for bit in range(d):
                     sums[bit * count + k] = chain[first + bit]
                 carries[k] = chain[first + d]
+        if self.block.interval > 1:
+            return Cat(*sums), Cat(*carries)
         return Cat(*sums), Mux(self.control.resting[level.level - 1], level.start, Cat(*carries))
 
     def words(self) -> Value:

@@ -93,6 +93,13 @@ def test_rendered_verilog_with_a_fault_is_another_circuit_wrong(right, fault, tm
     assert "unproven" in done.stdout + done.stderr
 
 
+def test_carries_that_are_not_cleared_between_words_are_found_wrong(tmp_path):
+    block = GRAPHS["digits of two bits"]
+    text = serial_text(block, "gate")
+    assert "clears_1 <= moves & (tick ? load : rested[0])" in text
+    assert proof(tmp_path, block, text.replace("clears_1 <= moves &", "clears_1 <= tick &")).returncode != 0
+
+
 def test_ports_are_those_of_every_block():
     block = GRAPHS["shifts"]
     assert set(verilog.modules([block])[block].ports) == set(PORTS)

@@ -7,7 +7,7 @@ simulator computes it once in a cycle, and not at all while nothing moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hw.digits import Addition, Bit, Held, Level, Plan, Word
@@ -31,6 +31,13 @@ class _Register:
 class _Assigned:
     name: str
     value: str
+
+
+@dataclass(frozen=True)
+class _Clear:
+    name: str
+    value: str
+    init: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class _Serial:
     zeros: bool
     held: tuple[_Held, ...]
     begun: tuple[_Assigned, ...]
+    clears: tuple[_Clear, ...]
     registers: tuple[_Register, ...]
     levels: tuple[_Level, ...]
     steps: tuple[_Assigned, ...]
@@ -110,7 +118,7 @@ def serial_text(block: Serial, name: str) -> str:
         block.digits, block.digits.bit_length(), later_pairs(block.digits, repeats=block.repeats),
         block.digits < block.interval and not block.repeats, tuple(_held(h) for h in p.held),
         tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
-        tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
+        tuple(_clears(block)), tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
         tuple(_Assigned(f"row_{w.row}", _whole(block, w)) for w in words),
         "{" + ", ".join(_constant(0, block.o.width) if w is None else f"row_{w.row}" for w in reversed(p.words)) + "}",
     )  # fmt: skip
@@ -130,6 +138,18 @@ def _whole(block: Serial, word: Word) -> str:
     gathered = (block.interval - 1) * block.digit
     last = _joined(block.plan, word.digit[: block.o.width - gathered])
     return f"{{{last}, word_{word.row}}}" if gathered else last
+
+
+def _resting(ticks: int) -> str:
+    """Whether no tick of a word was to follow so many ticks ago."""
+    return f"rested[{ticks - 1}]" if ticks else "load"
+
+
+def _clears(block: Serial) -> Iterator[_Clear]:
+    """See `hw.elastic.Elastic.clears`."""
+    for ticks in sorted({v.level - 1 for v in block.plan.levels if v.chains and block.interval > 1}):
+        value = f"(tick ? {_resting(ticks - 1)} : {_resting(ticks)})" if ticks else "(enable ? loads : load)"
+        yield _Clear(f"clears_{ticks}", value, int(ticks == 0))
 
 
 def _constant(value: int, width: int) -> str:
@@ -191,8 +211,10 @@ def _held(held: Held) -> _Held:
 
 def _level(block: Serial, level: Level) -> _Level:
     p, d, count = block.plan, block.digit, len(level.subtract)
-    resting = f"rested[{level.level - 2}]" if level.level > 1 else "load"
-    rests = resting if level.chains or block.interval == 1 else f"rests_{level.name}"  # see `hw.elastic.Elastic.rests`
+    if block.interval == 1:
+        rests = _resting(level.level - 1)
+    else:  # see `hw.elastic.Elastic`
+        rests = f"clears_{level.level - 1}" if level.chains else f"rests_{level.name}"
     start = _constant(level.start, count)
     if not level.chains:
         left, right = ([bit for digit in side for bit in digit] for side in (level.left, level.right))

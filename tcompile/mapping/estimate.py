@@ -776,7 +776,7 @@ def serial(
         "masks": masks * digit, "inputs": inputs * digit * pairs, "shift": shift,
     }  # fmt: skip
     state = 4 + 2 * phase + pairs + depth + interval + max(0, depth - 1) + groups * (interval > 1 and digit == 1)
-    state += 3 * (interval > 1)
+    state += (3 + depth * (digit > 1)) * (interval > 1)
     registers = adders * (digit + 1) + inputs * digit + rows * ((interval - 1) * digit + out_width) + waits
     return Made("Serial", lut, {"registers": registers, "control": state})
 
