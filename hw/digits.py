@@ -116,7 +116,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A result, gathered digit by digit."""
+    """A result, gathered digit by digit; `row` is its place in the vector of results."""
 
     row: int
     digit: Bits

@@ -1,4 +1,4 @@
-"""A pipeline that stops as a whole while its result waits: control and timing of the adder graphs.
+"""A pipeline that stops as a whole when a result has to wait: control and timing of the adder graphs.
 
 A word is read digit by digit into registers of a digit, the first one as soon as the word stands there and the last one when it is
 taken; of a word of one digit both are the same cycle. It *starts* in the next cycle in which the pipeline moves (a *tick*) after the
@@ -54,7 +54,7 @@ class Elastic:
     fill : Value
         Whether a result moves to where it is offered at the end of this cycle; never if the interval is 1.
     started : list of Value
-        Whether the word in the registers started 0, 1, 2 ... ticks ago.
+        Whether the word in the registers started 0, 1, 2 ... ticks ago, as long as it is in them.
     resting : list of Value
         Whether, so many ticks ago, no tick of a word was to follow: its last tick, or there was none.
     """

@@ -4,7 +4,7 @@ An adder is `digit` full adders, their sum bits and their carry in registers: no
 whatever the graph. With digits of one bit these are two look-up tables; longer digits lie on carry chains, a few on
 each. All numbers are as many digits long as a result of the matrix needs, modulo which sums are taken; the inputs' sign
 or zeros fill what they lack. Values that meet an adder at different times wait in registers. Left shifts are delays with
-zeros in front. Results are gathered into words, and the pipeline stops as a whole while one waits (`hw.elastic`).
+zeros in front. Results are gathered into words, and the pipeline stops as a whole when one has to wait (`hw.elastic`).
 
 The registers are planned in `hw.digits`, adders of one level as vectors of bits: gateware and Verilog are made of the same
 plan. Elaborating a graph of thousands of adders would take seconds, so that its Verilog is rendered (`tcompile.emit.graphs`).

@@ -49,6 +49,12 @@ GRAPHS = {
     "a word of one digit": serial(AdderGraph(2, (Adder(0, 1),), (Output(2),)), 4, Bus(2, 3)),
     "words longer than an element of one digit": serial(ROWS, 3, Bus(2, 2)),
     "such words with signs": serial(ROWS, 3, Bus(2, 3, signed=True)),
+    "shifts by more than a word": Serial(
+        Bus(2, 2), Bus(1, 3), AdderGraph(2, (Adder(0, 1, 0, 5), Adder(2, 1, 0, 5, True)), (Output(3),)), 1
+    ),
+    "shifts by much more": Serial(
+        Bus(2, 2), Bus(1, 3), AdderGraph(2, (Adder(0, 1, 0, 6), Adder(2, 1, 0, 6, True)), (Output(3),)), 1
+    ),
     "wires only": serial(AdderGraph(2, (), (Output(1), Output(0))), 1, Bus(2, 3)),
 }
 

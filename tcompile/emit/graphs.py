@@ -117,7 +117,7 @@ def serial_text(block: Serial, name: str) -> str:
         max(1, (block.interval - 1).bit_length()),
         block.digits, block.digits.bit_length(), later_pairs(block.digits, repeats=block.repeats),
         block.digits < block.interval and not block.repeats, tuple(_held(h) for h in p.held),
-        tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, t + s))}}}") for t, s in p.skips()),
+        tuple(_Assigned(_begun(t, s), f"|{{{', '.join(_started(k) for k in range(t, min(t + s, block.ticks)))}}}") for t, s in p.skips()),
         tuple(_clears(block)), tuple(registers), tuple(_level(block, v) for v in p.levels), tuple(steps),
         tuple(_Assigned(f"row_{w.row}", _whole(block, w)) for w in words),
         "{" + ", ".join(_constant(0, block.o.width) if w is None else f"row_{w.row}" for w in reversed(p.words)) + "}",
