@@ -12,7 +12,7 @@ from tcompile.mapping.estimate import Family, Resources
 
 __all__ = ["DEVICES", "Device", "device", "room"]
 
-FILL = Fraction(3, 4)  # of a device's LUTs: nextpnr makes 1.1 to 1.25 of one that is counted, and needs room to place
+FILL = Fraction(7, 10)  # of a device's LUTs: nextpnr makes 1.1 to 1.25 of one that is counted, and needs room to place and route
 
 
 @dataclass(frozen=True)
