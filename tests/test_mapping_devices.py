@@ -32,8 +32,8 @@ def test_device_holds_what_is_not_more(need, holds):
     assert Device("x", "ecp5", 9, 8, 7).holds(Resources(*need)) is holds
 
 
-def test_three_quarters_of_the_luts_of_a_known_device_can_be_filled():
-    assert room("ecp5-85") == Device("ecp5-85", "ecp5", 62_730, 83_640, 208)
+def test_seven_tenths_of_the_luts_of_a_known_device_can_be_filled():
+    assert room("ecp5-85") == Device("ecp5-85", "ecp5", 58_548, 83_640, 208)
     assert room("ecp5:100,200,3") == device("ecp5:100,200,3")
 
 

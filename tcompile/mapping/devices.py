@@ -12,7 +12,8 @@ from tcompile.mapping.estimate import Family, Resources
 
 __all__ = ["DEVICES", "Device", "device", "room"]
 
-FILL = Fraction(7, 10)  # of a device's LUTs: nextpnr makes 1.1 to 1.25 of one that is counted, and needs room to place and route
+# Of a device's LUTs: nextpnr makes 1.1 to 1.25 of one that is counted, and needs room to place and route.
+FILL = Fraction(7, 10)
 
 
 @dataclass(frozen=True)
