@@ -63,11 +63,8 @@ class Elastic:
         self, m: Module, i_valid: Value, i_ready: Value, o_valid: Value, o_ready: Value, interval: int, latency: int,
         digits: int = 1, *, repeats: bool = False,
     ) -> None:  # fmt: skip
-        start, load, loads = (
-            Signal(name="start"),
-            Signal(name="load", init=1),
-            Signal(name="loads"),
-        )  # `loads`: what `load` becomes
+        start, load = Signal(name="start"), Signal(name="load", init=1)
+        loads = Signal(name="loads")  # what `load` becomes
         passed, rested = Signal(latency - (interval > 1), name="passed"), Signal(latency, name="rested")
         full, filled, ends = Signal(name="full"), Signal(name="filled"), Signal(name="ends")
         self._m, self._interval, self._load, self._loads = m, interval, load, loads
@@ -94,11 +91,9 @@ class Elastic:
 
     def _look_ahead(self, filled: Value, o_valid: Value, o_ready: Value) -> None:
         """What happens in a cycle, in registers that are set in the one before."""
-        m, kept, moves = self._m, Signal(name="kept"), Signal(name="moves")
-        last, free = (
-            Signal(name="last"),
-            Signal(name="free"),
-        )  # in the next cycle: the last tick of a result, room for it
+        m, kept = self._m, Signal(name="kept")
+        self._moves = moves = Signal(name="moves")
+        last, free = Signal(name="last"), Signal(name="free")  # in the next cycle: a result's last tick, room for it
         m.d.comb += [
             o_valid.eq(kept),
             free.eq(~kept | o_ready),
@@ -107,7 +102,6 @@ class Elastic:
         ]
         m.d.sync += [self.tick.eq(moves), self.enable.eq(~filled | moves), self.fill.eq(last & free)]
         m.d.sync += kept.eq(self.fill | ~free)
-        self._moves = moves
 
     def _count(self, i_valid: Value, ends: Signal, digits: int, *, repeats: bool) -> None:
         """Which digit is read."""
@@ -142,11 +136,8 @@ class Elastic:
         A register for each number of ticks: it resets flip-flops, which in FPGAs a reset does whatever their enable says.
         """
         if ticks not in self._clears:
-            after = (
-                Mux(self.tick, self.resting[ticks - 1], self.resting[ticks])
-                if ticks
-                else Mux(self.enable, self._loads, self._load)
-            )
+            moved, before = (self.tick, self.resting[ticks - 1]) if ticks else (self.enable, self._loads)
+            after = Mux(moved, before, self.resting[ticks])
             self._clears[ticks] = Signal(name=f"clears_{ticks}", init=ticks == 0)
             self._m.d.sync += self._clears[ticks].eq(self._moves & after)
         return self._clears[ticks]

@@ -91,11 +91,16 @@ def simulate(
                     times.append(cycle)
             await ctx.tick()
 
-    simulator = Simulator(wrapped(dut))
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
+    drive_by(drive, wrapped(dut))
     return run
+
+
+def drive_by(bench, m: Module) -> None:
+    """Simulate until the bench ends."""
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 def wrapped(dut) -> Module:
@@ -254,10 +259,7 @@ def test_ready_is_low_during_reset_and_the_cycle_after():
             seen.append(ctx.get(dut.s_tready))
             await ctx.tick()
 
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
+    drive_by(drive, m)
     assert seen == [0, 0, 0, 1, 1, 1, 0, 0, 1]
 
 
@@ -287,10 +289,7 @@ def shown(block: AxisIn | AxisOut, rows: dict[str, list[str]]) -> dict[str, list
                 values.append("-" if idle else f"{ctx.get(signals[name]):x}")
             await ctx.tick()
 
-    simulator = Simulator(wrapped(dut))
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(drive)
-    simulator.run()
+    drive_by(drive, wrapped(dut))
     return seen
 
 
